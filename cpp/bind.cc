@@ -1,0 +1,145 @@
+// tokloom._core: the Python face of the C++ core. Signatures and documentation are in _core.pyi.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "token_trie.h"
+
+namespace nb = nanobind;
+using tokloom::ByteTrie;
+using tokloom::ChoiceSet;
+using Bitmask = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+std::vector<std::string> copy_bytes(const nb::sequence& items, const char* argument) {
+  std::vector<std::string> copied;
+  copied.reserve(nb::len(items));
+  for (nb::handle item : items) {
+    if (!nb::isinstance<nb::bytes>(item)) {
+      throw nb::type_error((std::string(argument) + "[" + std::to_string(copied.size()) + "] is not bytes").c_str());
+    }
+    const auto value = nb::borrow<nb::bytes>(item);
+    copied.emplace_back(value.c_str(), value.size());
+  }
+  return copied;
+}
+
+std::string copy_bytes(const nb::bytes& value) { return {value.c_str(), value.size()}; }
+
+uint32_t checked_state(const ChoiceSet& choices, int64_t state) {
+  if (state < 0 || state >= static_cast<int64_t>(choices.states())) {
+    throw nb::index_error(("state " + std::to_string(state) + " is not in [0, " + std::to_string(choices.states()) +
+                           "); a state comes from `start` or `step`")
+                              .c_str());
+  }
+  return static_cast<uint32_t>(state);
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  m.doc() = "The C++ core of tokloom.";
+  // A vocabulary that lives as long as the process is no leak, and the report would go to the user's terminal.
+  nb::set_leak_warnings(false);
+
+  nb::class_<ByteTrie>(m, "TokenTrie")
+      .def(
+          "__init__",
+          [](ByteTrie* self, const nb::sequence& tokens) {
+            std::vector<std::string> keys = copy_bytes(tokens, "tokens");
+            nb::gil_scoped_release unlocked;
+            new (self) ByteTrie(std::move(keys));
+          },
+          nb::arg("tokens"))
+      .def_prop_ro("size", &ByteTrie::size)
+      .def_prop_ro("nodes", &ByteTrie::nodes)
+      .def(
+          "token_bytes",
+          [](const ByteTrie& self, int64_t token) {
+            if (token < 0 || token >= static_cast<int64_t>(self.size())) {
+              throw nb::index_error(("token " + std::to_string(token) + " is not in [0, " +
+                                     std::to_string(self.size()) + ")")
+                                        .c_str());
+            }
+            const std::string_view text = self.key(static_cast<size_t>(token));
+            return nb::bytes(text.data(), text.size());
+          },
+          nb::arg("token"))
+      .def(
+          "tokens_with_prefix",
+          [](const ByteTrie& self, const nb::bytes& prefix) {
+            const uint32_t node = self.find(0, copy_bytes(prefix));
+            if (node == ByteTrie::kNone) return std::vector<uint32_t>{};
+            return std::vector<uint32_t>(self.keys_begin(node), self.subtree_end(node));
+          },
+          nb::arg("prefix"))
+      .def(
+          "prefixes_of",
+          [](const ByteTrie& self, const nb::bytes& text) {
+            std::vector<uint32_t> found;
+            uint32_t node = 0;
+            for (size_t i = 0; i < text.size(); ++i) {
+              node = self.child(node, static_cast<uint8_t>(text.c_str()[i]));
+              if (node == ByteTrie::kNone) break;
+              found.insert(found.end(), self.keys_begin(node), self.keys_end(node));
+            }
+            return found;
+          },
+          nb::arg("text"));
+
+  nb::class_<ChoiceSet>(m, "ChoiceSet")
+      .def(
+          "__init__",
+          [](ChoiceSet* self, const ByteTrie& trie, const nb::sequence& choices) {
+            std::vector<std::string> keys = copy_bytes(choices, "choices");
+            if (keys.empty()) throw nb::value_error("choices is empty: at least one is needed");
+            for (size_t i = 0; i < keys.size(); ++i) {
+              if (keys[i].empty()) {
+                throw nb::value_error(("choices[" + std::to_string(i) + "] is empty").c_str());
+              }
+            }
+            nb::gil_scoped_release unlocked;
+            new (self) ChoiceSet(trie, std::move(keys));
+          },
+          nb::arg("trie"), nb::arg("choices"), nb::keep_alive<1, 2>())  // it holds a reference to the trie
+      .def_prop_ro_static("start", [](nb::handle) { return 0; })
+      .def_prop_ro("states", &ChoiceSet::states)
+      .def_prop_ro("unspellable", &ChoiceSet::unspellable)
+      .def(
+          "mask",
+          [](const ChoiceSet& self, int64_t state, const Bitmask& out) {
+            const uint32_t from = checked_state(self, state);
+            if (out.shape(0) != self.words()) {
+              throw nb::value_error(("out has " + std::to_string(out.shape(0)) + " words, the vocabulary needs " +
+                                     std::to_string(self.words()))
+                                        .c_str());
+            }
+            int32_t* words = out.data();
+            nb::gil_scoped_release unlocked;
+            self.mask(from, words);
+          },
+          nb::arg("state"), nb::arg("out").noconvert())
+      .def(
+          "step",
+          [](const ChoiceSet& self, int64_t state, int64_t token) {
+            return self.step(checked_state(self, state), token);
+          },
+          nb::arg("state"), nb::arg("token"))
+      .def(
+          "complete",
+          [](const ChoiceSet& self, int64_t state) { return self.complete(checked_state(self, state)); },
+          nb::arg("state"))
+      .def(
+          "final", [](const ChoiceSet& self, int64_t state) { return self.final(checked_state(self, state)); },
+          nb::arg("state"))
+      .def(
+          "forced",
+          [](const ChoiceSet& self, int64_t state) { return self.forced(checked_state(self, state)); },
+          nb::arg("state"));
+}

@@ -1,0 +1,82 @@
+"""The C++ core (cpp/): the vocabulary's byte trie and what is matched against it.
+
+Everything here is immutable once built, so that one object may serve many requests and threads.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+class TokenTrie:
+    """The tokens of a vocabulary as a trie of bytes, a flat preorder array with subtree sizes.
+
+    Args:
+        tokens: the bytes of each token id. A token without bytes (special, unused) is not in the
+            trie; several ids may have equal bytes. Raises TypeError for what is not bytes.
+    """
+
+    def __init__(self, tokens: Sequence[bytes]) -> None: ...
+    @property
+    def size(self) -> int:
+        """Length of `tokens`: the ids are [0, size)."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the trie, the root included."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token was given with. Raises IndexError outside [0, size)."""
+
+    def tokens_with_prefix(self, prefix: bytes) -> list[int]:
+        """Ids whose bytes start with `prefix`, sorted by their bytes, then by id."""
+
+    def prefixes_of(self, text: bytes) -> list[int]:
+        """Ids whose bytes are a prefix of `text`, shortest first, then by id."""
+
+class ChoiceSet:
+    """Strings of which an output must be one, in any tokenization that spells it.
+
+    A state is a node of the choices' own byte trie, an int in [0, states): the bytes so far. All
+    methods that take one raise IndexError outside this range. A token may come next only if the
+    vocabulary can spell the rest of some choice after it, so that no state is a dead end.
+
+    Args:
+        trie: the vocabulary; the set keeps it alive.
+        choices: at least one; raises ValueError for none or an empty one, TypeError for what is
+            not bytes.
+    """
+
+    start: ClassVar[int]
+    """The state of the empty output."""
+
+    def __init__(self, trie: TokenTrie, choices: Sequence[bytes]) -> None: ...
+    @property
+    def states(self) -> int:
+        """Number of states."""
+
+    @property
+    def unspellable(self) -> list[int]:
+        """Indices of the choices that no sequence of tokens spells."""
+
+    def mask(self, state: int, out: NDArray[np.int32]) -> None:
+        """Writes the bitmask of the tokens that may come next.
+
+        Args:
+            state: where the output is.
+            out: int32, contiguous and writable, (ceil(trie.size / 32),); bit i % 32 of word i // 32
+                is token i. Raises TypeError for another dtype or layout, ValueError for another length.
+        """
+
+    def step(self, state: int, token: int) -> int:
+        """The state after `token`; -1 if it may not come next."""
+
+    def complete(self, state: int) -> bool:
+        """The bytes so far are one of the choices."""
+
+    def final(self, state: int) -> bool:
+        """The bytes so far are one of the choices, and no token may come next."""
+
+    def forced(self, state: int) -> list[int]:
+        """Tokens of which each is the only one that may come next, up to a complete output."""

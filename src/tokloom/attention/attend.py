@@ -1,0 +1,183 @@
+"""The attention function that transformers calls in every layer, over the engine's KV store.
+
+Registered as "tokloom" in transformers' attention interface. The engine passes its `KVStore` down
+through the model's keyword arguments; a call without one (the user's own `model.generate`) is
+transformers' sdpa attention, unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from tokloom.attention.kv_store import KVLayer, KVStore
+from tokloom.errors import UnsupportedModelError
+
+NAME = "tokloom"
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    kv_store: KVStore | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one layer.
+
+    Args:
+        query: (batch, heads, rows, head_dim); key, value: (batch, kv_heads, slots, head_dim), all rotated.
+
+    Returns:
+        (batch, rows, heads, head_dim) and no weights.
+    """
+    if kv_store is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+            sliding_window=sliding_window, softcap=softcap, **kwargs,
+        )  # fmt: skip
+    for extra in ("s_aux", "position_bias", "sinks"):
+        if kwargs.get(extra) is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} passes {extra!r} to attention; tokloom has no rule for it."
+            )
+    layer = kv_store.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    layer.window = sliding_window
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    selected = layer.policy.select(layer, query) if sliding_window is None else None
+    _count(layer, selected)
+    if selected is not None and selected.shape[2] == 1:
+        out = _attend_chosen(layer, query, selected, scale, softcap)
+    else:
+        mask, start = _mask(layer, selected)
+        keys, values = key[:, :, start:], value[:, :, start:]
+        causal = mask is None and layer.step.rows > 1
+        out = _dense(query, keys, values, mask, scale, softcap, causal)
+    weights = None
+    if "attention_weights" in layer.policy.needs and sliding_window is None:
+        mask, _ = _mask(layer, None)
+        if mask is None and layer.step.rows > 1:
+            mask = layer.step.own[None, None]
+        weights = attention_weights(query, key, mask, scale, softcap)
+    layer.hold(query, weights)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def attention_weights(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float | None = None
+) -> torch.Tensor:
+    """softmax(scale * q k^T) under a bool mask: (batch, heads, rows, slots), in the dtype of `query`."""
+    batch, heads, rows, width = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, rows, width)
+    scores = grouped @ key[:, :, None].transpose(-1, -2) * scale  # (batch, kv_heads, group, rows, slots)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
+    return scores.softmax(-1).reshape(batch, heads, rows, key.shape[2])
+
+
+def _dense(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+    causal: bool = False,
+) -> torch.Tensor:
+    """(batch, heads, rows, head_dim). `mask`: bool (batch or 1, kv_heads or 1, rows, slots)."""
+    heads, kv_heads = query.shape[1], key.shape[1]
+    if softcap is not None:  # torch's fused kernel has no softcap
+        if mask is None and causal:
+            mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
+        weights = attention_weights(query, key, mask, scale, softcap)
+        group = weights.view(weights.shape[0], kv_heads, -1, *weights.shape[2:])
+        return (group @ value[:, :, None]).flatten(1, 2)
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask.repeat_interleave(heads // kv_heads, dim=1)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, is_causal=causal, enable_gqa=heads != kv_heads
+    )
+
+
+def _attend_chosen(
+    layer: KVLayer, query: torch.Tensor, selected: torch.Tensor, scale: float, softcap: float | None
+) -> torch.Tensor:
+    """Gathers the slots that all rows share, (batch, kv_heads or 1, 1, chosen); attends to them and the rows' own."""
+    past, step = layer.past, layer.step
+    index = selected[:, :, 0].expand(selected.shape[0], layer.keys.shape[1], -1)
+    empty = index < 0
+    gather = index.clamp_min(0)[..., None]
+    keys, values = (
+        torch.cat([held[:, :, :past].gather(2, gather.expand(*index.shape, held.shape[-1])), held[:, :, past:]], dim=2)
+        for held in (layer.keys, layer.values)
+    )
+    mask = None
+    if step.rows > 1 or bool(empty.any()):
+        empty = selected[:, :, 0] < 0  # (batch, kv_heads or 1, chosen)
+        own = step.own.expand(*empty.shape[:2], -1, -1)
+        mask = torch.cat([~empty[:, :, None].expand(*empty.shape[:2], step.rows, -1), own], dim=-1)
+    return _dense(query, keys, values, mask, scale, softcap)
+
+
+def _mask(layer: KVLayer, selected: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:
+    """The mask over slots [start, count), bool (1 or batch, 1 or kv_heads, rows, slots), and `start`.
+
+    None where no slot in that range is hidden from any row, or where causality is all (a pass
+    without a past); then the fused kernel runs without a mask. Slots of the past lie before every
+    row, so that only a sliding window can hide one.
+    """
+    step, past, count, window = layer.step, layer.past, layer.count, layer.window
+    if step.parents is None and selected is None:
+        if step.rows == 1:
+            return None, 0 if window is None else max(0, count - window)
+        if past == 0 and (window is None or count <= window):
+            return None, 0
+    key = (past, window or 0)
+    if key not in step.masks:
+        before = torch.ones(step.rows, past, dtype=torch.bool, device=step.device)
+        own = step.own
+        if window is not None:
+            first_visible = step.position_ids[:, None] - window + 1
+            before = layer.positions[0, 0, :past] >= first_visible
+            own = own & (step.position_ids >= first_visible)
+        step.masks[key] = torch.cat([before, own], dim=-1)[None, None]
+    visible = step.masks[key]
+    if selected is not None:
+        chosen = torch.zeros((*selected.shape[:3], count + 1), dtype=torch.bool, device=selected.device)
+        chosen.scatter_(-1, torch.where(selected < 0, count, selected), True)
+        chosen[..., past:count] = True
+        visible = visible & chosen[..., :count]
+    return visible, 0
+
+
+def _count(layer: KVLayer, selected: torch.Tensor | None) -> None:
+    """Adds this pass to the tally: pairs of a row and a slot, over all KV heads."""
+    step = layer.step
+    batch, heads = layer.keys.shape[:2]
+    attendable = step.pairs(layer.window)
+    layer.tally.attendable += batch * heads * attendable
+    if layer.window is not None:
+        layer.tally.attended += batch * heads * attendable
+    elif selected is None:
+        layer.tally.attended += batch * heads * (layer.past * step.rows + step.own_pairs)
+    else:
+        repeats = step.rows // selected.shape[2] * heads // selected.shape[1]
+        layer.tally.attended += int((selected >= 0).sum()) * repeats + batch * heads * step.own_pairs
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,320 @@
+"""The engine's KV cache: preallocated slots with text positions, plugged into transformers' Cache.
+
+Every slot carries its text position, so that causality, eviction and draft trees are one rule: a
+query sees a slot iff the slot's position is not after its own (and inside the layer's window, and,
+for the slots of a draft tree, the slot is its ancestor).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from tokloom.attention.stage import AttentionPolicy
+from tokloom.errors import UnsupportedModelError
+
+
+@dataclass
+class Step:
+    """One forward pass: its rows, their text positions, and for a draft tree who descends from whom.
+
+    positions: text position of each row; the first row's is the number of tokens seen before.
+    parents: for a tree, the parent row of each row (-1 for the root, row 0), parents first.
+    prompt: the pass belongs to the prompt.
+    """
+
+    positions: tuple[int, ...]
+    device: torch.device
+    parents: tuple[int, ...] | None = None
+    prompt: bool = False
+    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    """Masks that layers in the same state share."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.positions)
+
+    @cached_property
+    def position_ids(self) -> torch.Tensor:
+        """(rows,) int64."""
+        return torch.tensor(self.positions, dtype=torch.long, device=self.device)
+
+    @cached_property
+    def own(self) -> torch.Tensor:
+        """Which row sees which: bool (rows, rows); [i, j] set iff j is i or an ancestor of i in the
+        tree, or without a tree iff j <= i."""
+        if self.parents is None:
+            return torch.ones(self.rows, self.rows, dtype=torch.bool, device=self.device).tril()
+        seen = torch.eye(self.rows, dtype=torch.bool)
+        for row, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[row] |= seen[parent]
+        return seen.to(self.device)
+
+    def pairs(self, window: int | None) -> int:
+        """Pairs of a row and a token that causal attention computes in this pass, per KV head."""
+        return sum(position + 1 if window is None else min(position + 1, window) for position in self.positions)
+
+    @cached_property
+    def own_pairs(self) -> int:
+        """Of these, the pairs within the pass."""
+        return sum(position - self.positions[0] + 1 for position in self.positions)
+
+
+@dataclass
+class Tally:
+    """Counts of one layer, summed over its passes. A pair is one query row against one slot of one KV head."""
+
+    attended: int = 0
+    attendable: int = 0
+    """Pairs that causal attention without a policy would have computed."""
+    evicted: int = 0
+    peak_bytes: int = 0
+
+
+class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """Keys and values of one layer. Slots [0, count) are in use; a slot stays where it is until eviction."""
+
+    is_sliding = False
+
+    def __init__(self, index: int, policy: AttentionPolicy, limit: int) -> None:
+        # CacheLayerMixin.__init__ would assign to keys and values, which are views here.
+        self.is_initialized = False
+        self.index, self.policy, self.limit = index, policy, limit
+        self.count = 0
+        self.seen = 0
+        self.window: int | None = None
+        self.step: Step
+        self.carry: dict[str, torch.Tensor] = {}
+        """(batch, ...) of the last accepted token."""
+        self.carried: dict[str, torch.Tensor] = {}
+        """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
+        self.tally = Tally()
+        self._memory: dict[str, torch.Tensor] = {}
+        self._pending: tuple[torch.Tensor, torch.Tensor | None] | None = None
+
+    # --- transformers' side
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        batch, heads, _, width = key_states.shape
+        self._keys = key_states.new_empty((batch, heads, 0, width))
+        self._values = value_states.new_empty((batch, heads, 0, value_states.shape[-1]))
+        self._positions = torch.empty((batch, heads, 0), dtype=torch.int32, device=self.device)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends the keys and values of this pass, (batch, kv_heads, rows, head_dim); returns all in use."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, end = self.count, self.count + key_states.shape[2]
+        self._ensure(end)
+        self._keys[:, :, start:end] = key_states
+        self._values[:, :, start:end] = value_states
+        self._positions[:, :, start:end] = self.step.position_ids
+        for memory in self._memory.values():
+            memory[:, :, start:end] = 0
+        self.count = end
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    # --- the policy's side
+
+    @property
+    def keys(self) -> torch.Tensor:  # type: ignore[override]
+        """(batch, kv_heads, slots, head_dim), a view."""
+        return self._keys[:, :, : self.count]
+
+    @property
+    def values(self) -> torch.Tensor:  # type: ignore[override]
+        """(batch, kv_heads, slots, head_dim), a view."""
+        return self._values[:, :, : self.count]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """(batch, kv_heads, slots) int32, a view."""
+        return self._positions[:, :, : self.count]
+
+    @property
+    def past(self) -> int:
+        """Slots that were there before this pass."""
+        return self.count - self.step.rows
+
+    def slot_memory(self, name: str) -> torch.Tensor:
+        """(batch, kv_heads, slots) float32 of the policy's own, zero for new slots; a view to write to."""
+        if name not in self._memory:
+            self._memory[name] = torch.zeros(self._positions.shape, dtype=torch.float32, device=self.device)
+        return self._memory[name][:, :, : self.count]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors held, spare slots included."""
+        if not self.is_initialized:
+            return 0
+        held = (self._keys, self._values, self._positions, *self._memory.values())
+        return sum(t.numel() * t.element_size() for t in held)
+
+    # --- the store's side
+
+    def _ensure(self, slots: int) -> None:
+        capacity = self._keys.shape[2]
+        if slots <= capacity:
+            return
+        grown = max(slots, capacity * 3 // 2)
+        # Not beyond what the request can fill, and at once to that when it is near.
+        if slots <= self.limit <= max(grown, slots * 3 // 2):
+            grown = self.limit
+        self._resize(grown)
+
+    def _resize(self, capacity: int) -> None:
+        def resized(old: torch.Tensor) -> torch.Tensor:
+            new = old.new_empty((*old.shape[:2], capacity, *old.shape[3:]))
+            new[:, :, : self.count] = old[:, :, : self.count]
+            return new
+
+        self._keys, self._values, self._positions = map(resized, (self._keys, self._values, self._positions))
+        self._memory = {name: resized(memory) for name, memory in self._memory.items()}
+        self.tally.peak_bytes = max(self.tally.peak_bytes, self.bytes)
+
+    def shrink(self, spare: int) -> None:
+        """Gives back slots beyond `spare` free ones, if that is a good part of the buffer."""
+        if self._keys.shape[2] > (self.count + spare) * 5 // 4:
+            self._resize(self.count + spare)
+
+    def hold(self, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
+        """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once."""
+        self._pending = (queries, weights)
+        if self.step.parents is None:
+            self.settle(range(self.step.rows))
+
+    def settle(self, accepted: range | list[int]) -> None:
+        """Keeps the accepted rows of the pass, drops the others, lets the policy observe and evict."""
+        if self._pending is None:
+            return
+        (queries, weights), self._pending = self._pending, None
+        start, rows = self.past, len(accepted)
+        whole = rows == self.step.rows
+        if not whole:
+            chosen = torch.as_tensor(accepted, dtype=torch.long, device=self.device)
+            queries = queries[:, :, chosen]
+            if weights is not None:
+                columns = torch.cat([torch.arange(start, device=self.device), start + chosen])
+                weights = weights[:, :, chosen][..., columns]
+            for buffer in (self._keys, self._values, self._positions, *self._memory.values()):
+                buffer[:, :, start : start + rows] = buffer[:, :, start + chosen]
+            self.count = start + rows
+        self.seen += rows
+        if rows:
+            self.carry = {name: value[:, accepted[-1]] for name, value in self.carried.items()} or self.carry
+        self.carried = {}
+        if self.window is not None:
+            self._leave_window(self.window)
+            return
+        self.policy.observe(self, queries, weights)
+        if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
+            self._apply(self.policy.evict(self))
+
+    def _leave_window(self, window: int) -> None:
+        """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
+        if self.count > window + max(window // 2, 64):
+            drop = self.count - window
+            for buffer in (self._keys, self._values, self._positions, *self._memory.values()):
+                buffer[:, :, :window] = buffer[:, :, drop : self.count].clone()
+            self.count = window
+            self.tally.evicted += drop
+
+    def _apply(self, keep: torch.Tensor | None) -> None:
+        if keep is None:
+            return
+        kept = keep.shape[2]
+        for buffer in (self._keys, self._values, self._positions, *self._memory.values()):
+            index = keep if buffer.dim() == 3 else keep[..., None].expand(*keep.shape, buffer.shape[-1])
+            buffer[:, :, :kept] = buffer[:, :, : self.count].gather(2, index)
+        self.tally.evicted += self.count - kept
+        self.count = kept
+
+
+class KVStore(Cache):
+    """The cache of one request: one `KVLayer` a layer, driven by the engine pass by pass.
+
+    limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
+
+    Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
+    """
+
+    layers: list[KVLayer]  # type: ignore[assignment]
+
+    def __init__(self, layers: int, policy: AttentionPolicy, limit: int = 0) -> None:
+        self.policy = policy
+        super().__init__(layers=[KVLayer(i, policy, limit) for i in range(layers)])
+
+    @property
+    def seen(self) -> int:
+        """Tokens that went through the model: prompt and accepted output."""
+        return self.layers[0].seen
+
+    def begin(self, step: Step) -> None:
+        """Announces the next pass to all layers."""
+        for layer in self.layers:
+            layer.step = step
+
+    @torch.inference_mode()
+    def accept(self, rows: list[int]) -> None:
+        """Settles a tree: `rows`, from the root down one path, become part of the text."""
+        for layer in self.layers:
+            layer.settle(rows)
+
+    def room(self) -> int:
+        """Tokens that the next pass may add; see `AttentionPolicy.room`."""
+        return max(1, self.policy.room(self.seen))
+
+    @torch.inference_mode()
+    def shrink(self, spare: int) -> None:
+        """Gives spare memory back after the prompt."""
+        for layer in self.layers:
+            layer.shrink(spare)
+
+    def check_attended(self, name: str) -> None:
+        """Raises UnsupportedModelError if a layer did not go through tokloom's attention function."""
+        for layer in self.layers:
+            if layer.is_initialized and layer.tally.attendable == 0:
+                raise UnsupportedModelError(
+                    f"{name}: layer {layer.index} does not call transformers' attention interface, so that tokloom's "
+                    "KV store can't serve it. Use a model whose attention is registered there (Llama, Gemma, Qwen, "
+                    "Mistral, ... types)."
+                )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors held."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was held at the end of a growth step, layer by layer."""
+        return sum(max(layer.tally.peak_bytes, layer.bytes) for layer in self.layers)
+
+    def counts(self) -> dict[str, int]:
+        """Counts over all layers: slots held and evicted (mean of the layers), pairs attended and attendable (sum)."""
+        n = len(self.layers)
+        return {
+            "seen": self.seen,
+            "held": round(sum(layer.count for layer in self.layers) / n),
+            "evicted": round(sum(layer.tally.evicted for layer in self.layers) / n),
+            "attended": sum(layer.tally.attended for layer in self.layers),
+            "attendable": sum(layer.tally.attendable for layer in self.layers),
+        }

@@ -1,0 +1,68 @@
+"""The attention stage: which keys and values each query sees, and which are kept.
+
+An `AttentionPolicy` is a set of hooks on the engine's KV store, each optional. Policies hold
+options only; what a request accumulates lies in the `KVLayer` that every hook gets:
+
+    layer.keys, layer.values   # (batch, kv_heads, slots, head_dim), already rotated (RoPE)
+    layer.positions            # (batch, kv_heads, slots) int32, the text position of each slot
+    layer.slot_memory(name)    # (batch, kv_heads, slots) float32, moves and leaves with its slot
+    layer.carry                # what the last accepted token leaves to the next, by name
+
+Order of the hooks in one layer's attention: `select` before it; `observe` and then `evict` after
+it. Prompt chunks and single tokens are observed at once; drafted tokens only once they have been
+accepted, and only the accepted ones. Positions stay those of the text, whatever was evicted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from tokloom.attention.kv_store import KVLayer
+
+GIVES = frozenset({"queries", "keys", "attention_weights"})
+"""What a policy may list in `needs`."""
+
+UNLIMITED = 2**30
+
+
+class AttentionPolicy:
+    """Interface of the stage; every hook has a default that changes nothing.
+
+    A policy with an option `budget` attends to, or keeps, at most that many slots per KV head.
+    Layers that the model itself limits to a sliding window are left to the model.
+    """
+
+    stage: ClassVar[str] = "attention"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def room(self, seen: int) -> int:
+        """How many tokens may be drafted ahead, with `seen` tokens in the cache, so that each of them
+        attends to the very slots that it would when decoded alone. Acceptance is cut off there."""
+        return UNLIMITED
+
+    def select(self, layer: KVLayer, queries: torch.Tensor) -> torch.Tensor | None:
+        """The slots to attend to, among those that were there before this pass; None for all.
+
+        Args:
+            queries: (batch, heads, rows, head_dim), rotated; `layer.step` describes the rows.
+
+        Returns:
+            int64 (batch, kv_heads or 1, rows or 1, slots chosen), -1 where a row has fewer. The
+            slots of this pass itself are always attended (causally, or along the draft tree).
+        """
+        return None
+
+    def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
+        """Learns from a pass: `weights` (batch, heads, rows, slots) are the attention probabilities,
+        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows."""
+
+    def evict(self, layer: KVLayer) -> torch.Tensor | None:
+        """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all.
+
+        Called when `room(seen)` starts anew: after each prompt chunk, and while decoding whenever
+        as many tokens were added as `room` had allowed."""
+        return None

@@ -1,0 +1,106 @@
+"""`tokloom compare`: methods of a stage side by side on tasks, as a table, a file of results and a report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokloom.cli import options as o
+from tokloom.errors import ArgumentError
+
+_FIXED = "The same for all rows"
+
+
+def integers(name: str, text: str | None) -> list[int] | None:
+    """The numbers of ``--budgets 128,256``. Raises ArgumentError if it holds anything else."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(name, text, "integers separated by commas", f"For example: {name} 128,256,512.") from None
+
+
+def compare(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="context, attention or decode.", show_default=False)],
+    methods: Annotated[
+        str, typer.Option(help="Specs separated by commas; the first is the baseline.", show_default=False)
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="Specs separated by commas; see tokloom methods evaluate.", show_default=False)
+    ],
+    budgets: Annotated[str | None, typer.Option(help="A row each for methods with a budget, e.g. 128,256,512.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most examples of each task.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON lines; what it holds is not run again. out/compare/STAGE.jsonl if not given.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page with the curves of quality over cost.", rich_help_panel="Output"),
+    ] = None,
+    model: o.Model = "smollm2-135m",
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
+    attention: Annotated[str | None, typer.Option("--attention", help="A spec.", rich_help_panel=_FIXED)] = None,
+    drafter: Annotated[str | None, typer.Option("--drafter", help="A spec.", rich_help_panel=_FIXED)] = None,
+) -> None:
+    """Run methods side by side: quality and cost, each with its difference to the first."""
+    from tokloom.registry import split_specs
+
+    given = {"context": context, "attention": attention, "drafter": drafter}
+    fixed = {name: spec for name, spec in given.items() if spec is not None}
+    o.engine_options(model=model, dtype=dtype, device=device, **fixed)
+    rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)
+    o.check_names(spec for spec in (*rows, *evaluations) if spec != "plain")
+    path = results if results is not None else Path("out") / "compare" / f"{stage}.jsonl"
+
+    from rich.console import Console
+
+    from tokloom.cli import output
+    from tokloom.compare import progress, run, table
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    screen = Console(stderr=True)
+    with progress.bar(screen) if screen.is_terminal else nullcontext() as told:
+        records = run.compare(
+            stage, rows, evaluations, sizes, model, limit, path, told, engine=fixed, dtype=dtype, device=device
+        )
+    output.show(table.render(records, output.console().width))
+    answered = sum(record.error is None for record in records)
+    sys.stderr.write(f"{answered:,} answers in {path}\n")
+    if report is not None:
+        from tokloom.compare.report import write_report
+
+        write_report(report, records, _command(stage, methods, tasks, budgets, limit, model, fixed))
+        sys.stderr.write(f"report in {report}\n")
+    if not answered:
+        raise typer.Exit(1)
+
+
+def _command(
+    stage: str,
+    methods: str,
+    tasks: str,
+    budgets: str | None,
+    limit: int | None,
+    model: str,
+    fixed: dict[str, str],
+) -> str:
+    """The command that makes the same comparison, for the report."""
+    options = {"methods": methods, "tasks": tasks, "budgets": budgets, "limit": limit, "model": model, **fixed}
+    words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["tokloom", "compare", stage, *words])

@@ -1,0 +1,149 @@
+"""The options that `ask` and `generate` share, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from tokloom.engine.request import Sampling
+from tokloom.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from tokloom.decode.stage import Constraint
+
+_MODEL = "Model"
+_METHODS = "Methods (specs: name or name:key=value,...; see tokloom methods)"
+_SAMPLING = "Sampling"
+_OUTPUT = "Output"
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Bundled model, folder, GGUF file or hub id.", rich_help_panel=_MODEL)
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16 or float16; the model's default if not given.", rich_help_panel=_MODEL),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; torch's default if not given.", rich_help_panel=_MODEL)
+]
+Context = Annotated[
+    str, typer.Option("--context", help="How passages are chosen from the documents.", rich_help_panel=_METHODS)
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        help="Most tokens of the whole prompt: template, question and passages. Overrides the context spec's.",
+        rich_help_panel=_METHODS,
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option("--attention", help="Which keys and values are kept and attended to.", rich_help_panel=_METHODS),
+]
+Drafter = Annotated[
+    str | None,
+    typer.Option(
+        "--drafter", help="Drafts tokens for one pass to verify; changes speed, not text.", rich_help_panel=_METHODS
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of the answer.", rich_help_panel=_SAMPLING)]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)]
+TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 is off.", rich_help_panel=_SAMPLING)]
+TopP = Annotated[
+    float, typer.Option(help="Keep the likeliest tokens up to this mass; 1 is off.", rich_help_panel=_SAMPLING)
+]
+MinP = Annotated[
+    float,
+    typer.Option(help="Drop tokens below this share of the likeliest; 0 is off.", rich_help_panel=_SAMPLING),
+]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.", rich_help_panel=_SAMPLING)]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", help="End before this string; may be given several times.", rich_help_panel=_SAMPLING),
+]
+ConstraintSpec = Annotated[
+    str | None, typer.Option("--constraint", help="Which tokens may come next.", rich_help_panel=_METHODS)
+]
+Choices = Annotated[
+    str | None,
+    typer.Option("--choices", help="The answer is one of these: a,b,c.", rich_help_panel=_METHODS),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object with the answer and the ledger.", rich_help_panel=_OUTPUT)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer only.", rich_help_panel=_OUTPUT)]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def is_piped(stdin: TextIO | None) -> bool:
+    """Whether stdin may hold input: it is there and is no terminal."""
+    return stdin is not None and not stdin.isatty()
+
+
+def constraint(spec: str | None, choices: str | None, *, strip: bool) -> Constraint | str | None:
+    """The constraint of ``--constraint SPEC`` or ``--choices a,b,c``.
+
+    `strip` drops the blanks around each choice; a raw prompt keeps them, as " yes" is what follows a word there.
+    """
+    if choices is None:
+        return spec
+    if spec is not None:
+        raise ArgumentError("--constraint", spec, "not given together with --choices", "Drop one of the two.")
+    texts = tuple(part.strip() if strip else part for part in choices.split(","))
+    if not all(part.strip() for part in texts):
+        raise ArgumentError("--choices", choices, "texts separated by commas", "For example: --choices yes,no.")
+    from tokloom.decode.choices import Choices
+
+    return Choices(options=texts)
+
+
+def sampling(
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int | None,
+    stop: list[str] | None,
+) -> Sampling:
+    """The sampling parameters; raises ArgumentError before any model is loaded."""
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+
+
+def with_budget(spec: str, budget: int | None) -> str:
+    """The context spec with its budget replaced."""
+    if budget is None:
+        return spec
+    from tokloom.registry import format_spec, parse_spec
+
+    name, options = parse_spec(spec)
+    return format_spec(name, {**options, "budget": budget})
+
+
+def check_names(specs: Iterable[str]) -> None:
+    """Looks the methods of these specs up, so that a typing error costs no import of torch."""
+    from tokloom.registry import card, parse_spec
+
+    for spec in specs:
+        card(parse_spec(spec)[0])
+
+
+def engine_options(*, model: str, dtype: str | None, device: str | None, **specs: str | None) -> dict[str, Any]:
+    """Keyword arguments of `tokloom.Engine`, checked as far as that needs no torch."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ArgumentError("--dtype", dtype, "one of " + ", ".join(DTYPES))
+    check_names(spec for spec in specs.values() if spec is not None)
+    return {"model": model, "dtype": dtype, "device": device, **specs}

@@ -1,0 +1,184 @@
+"""Quality against cost as inline SVG whose colours come from the page, for light and dark."""
+
+from __future__ import annotations
+
+import html
+import io
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from tokloom.compare.costs import Cost, number
+from tokloom.compare.table import Summary
+
+# Stand-ins that the SVG is drawn with; the page's CSS gives each a colour in light and in dark.
+INK, GRID = "#010101", "#020202"
+SERIES = ("#030001", "#030002", "#030003", "#030004", "#030005", "#030006")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", **{c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}}
+_STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a label may hold a dollar sign
+    "svg.fonttype": "none",  # text stays text: sharp, selectable, and small
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+}
+LOG_SPAN = 8
+"""From this ratio of the largest to the smallest cost on the axis is logarithmic."""
+
+
+def drawable(rows: Sequence[Summary], cost: Cost) -> list[Summary]:
+    """The rows that have both coordinates."""
+    return [row for row in rows if row.quality is not None and cost.key in row.costs]
+
+
+def plot(rows: Sequence[Summary], cost: Cost) -> str:
+    """An ``<svg>`` element: quality of one task upwards, cost to the right, one line per method over its budgets.
+
+    Bars are 95% intervals; the dashed line is the baseline's quality. Each point of a line bears its budget.
+
+    Args:
+        rows: summaries of one task, at least one of them `drawable`.
+    """
+    rows = drawable(rows, cost)
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"{rows[0].task}/{cost.key}"}):
+        figure = Figure(figsize=(7.6, 4.1))
+        axes = figure.add_axes((0.09, 0.135, 0.60, 0.83))
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.grid(visible=True, linewidth=0.6)
+        axes.set_axisbelow(True)
+        labels = list(dict.fromkeys(row.label for row in rows))
+        for i, label in enumerate(labels):
+            _line(axes, [row for row in rows if row.label == label], cost, i)
+        for row in rows:
+            if row.baseline and row.quality is not None:
+                axes.axhline(row.quality.mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        axes.set_xlabel(cost.axis)
+        axes.set_ylabel(f"{rows[0].metric} (mean, 95% interval)")
+        _scale(axes, [row.costs[cost.key] * cost.scale for row in rows])
+        _budgets(axes, rows, cost, labels)
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, borderaxespad=0, fontsize=9, handlelength=1.6
+        )
+        return _inline(figure, f"{rows[0].metric} against {cost.axis}")
+
+
+def _line(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, i: int) -> None:
+    rows = sorted(rows, key=lambda row: row.budget or 0)
+    xs = [row.costs[cost.key] * cost.scale for row in rows]
+    ys = [row.quality.mean for row in rows if row.quality is not None]
+    colour = SERIES[i % len(SERIES)]
+    spread = [
+        [0.0 if math.isnan(q.low) else q.mean - q.low for row in rows if (q := row.quality)],
+        [0.0 if math.isnan(q.low) else q.high - q.mean for row in rows if (q := row.quality)],
+    ]
+    axes.errorbar(
+        xs, ys, yerr=spread, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=6, linewidth=1.6,
+        elinewidth=1, capsize=2.5, label=_wrapped(rows[0].label), zorder=3,
+    )  # fmt: skip
+
+
+_ALONG = [i / 24 for i in range(25)]
+_PLACES = ((6, 3, "left"), (6, -11, "left"), (-6, 3, "right"), (-6, -11, "right"), (6, 9, "left"), (6, -17, "left"))
+
+
+def _by_line(point: tuple[tuple[str, int | None], tuple[float, float]]) -> tuple[str, int]:
+    (label, budget), _ = point
+    return label, budget or 0
+
+
+def _budgets(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, labels: Sequence[str]) -> None:
+    """Writes the budget beside each point of a line, on the first side where it covers no other text or point.
+
+    Where all sides are taken the label is left out: the table has the number.
+    """
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    scale = 72 / figure.dpi  # pixels to points
+
+    def at(row: Summary) -> tuple[float, float]:
+        mean = row.quality.mean if row.quality is not None else 0.0
+        x, y = axes.transData.transform((row.costs[cost.key] * cost.scale, mean))
+        return float(x) * scale, float(y) * scale
+
+    points = {(row.label, row.budget): at(row) for row in rows}
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in points.values()]
+    for (one, (x, y)), (two, (u, v)) in itertools.pairwise(sorted(points.items(), key=_by_line)):
+        if one[0] == two[0]:  # the line between them
+            taken += [
+                (x + (u - x) * t - 1, y + (v - y) * t - 1, x + (u - x) * t + 1, y + (v - y) * t + 1) for t in _ALONG
+            ]
+    several = {label for label in labels if sum(row.label == label for row in rows) > 1}
+    for row in rows:
+        if row.budget is None or row.label not in several:
+            continue
+        text = f"{row.budget:,}"
+        x, y = points[row.label, row.budget]
+        for dx, dy, side in _PLACES:
+            left = x + dx if side == "left" else x + dx - 5 * len(text)
+            box = (left, y + dy, left + 5 * len(text), y + dy + 8)
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                taken.append(box)
+                axes.annotate(
+                    text, (row.costs[cost.key] * cost.scale, row.quality.mean if row.quality else 0.0),
+                    textcoords="offset points", xytext=(dx, dy), ha=side, va="bottom", fontsize=8,
+                    color=SERIES[labels.index(row.label) % len(SERIES)], zorder=4,
+                )  # fmt: skip
+                break
+
+
+def _wrapped(label: str, width: int = 28) -> str:
+    """A long spec on several lines, broken after commas and the colon."""
+    lines = [""]
+    for part in re.findall(r"[^,:]+[,:]?", label):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n  ".join(lines)
+
+
+def _scale(axes: matplotlib.axes.Axes, xs: Sequence[float]) -> None:
+    low, high = min(xs), max(xs)
+    if low > 0 and high / low >= LOG_SPAN:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.3, high * 1.3)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = 0.08 * (high - low) or 0.5 * high or 1.0
+        axes.set_xlim(max(0.0, low - room) if low >= 0 else low - room, high + room)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+
+
+def _tick(value: float) -> str:
+    return number(value) if value < 100 and value != int(value) else f"{value:,.0f}"
+
+
+def _inline(figure: Figure, title: str) -> str:
+    """The figure as an element of a page: nothing in it names another file, a font, or an id that another plot has."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    assert box is not None  # matplotlib always writes one
+    body = svg[svg.index(">", box.end()) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.S)
+    body = re.sub(r' id="[\w.]+_\d+"', "", body)  # figure_1, axes_1: only the hashed ids are referred to
+    body = re.sub(r"font-family: [^;\"]+;? ?", "", body).replace("xlink:href", "href")
+    for stand_in, variable in _VARIABLES.items():
+        body = body.replace(stand_in, variable)
+    return f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(title)}">{body.strip()}'

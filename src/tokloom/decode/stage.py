@@ -1,0 +1,140 @@
+"""The decode stage: which token comes next.
+
+Two interfaces. A `Drafter` proposes a tree of tokens that one forward pass verifies. A
+`Constraint` says which tokens may come next. Both are immutable options; what changes during
+requests lies in the object that `start` returns.
+
+The loop that uses them is `engine/loop.py`. It accepts a drafted token only if the sampler, given
+the target's own logits at that node (masked by the constraint), draws that very token: drafts
+change speed, never the text, for greedy and for seeded sampling alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from tokloom.models.vocabulary import Vocabulary
+
+GIVES = frozenset({"logits", "tokens"})
+"""What a drafter may list in `needs`."""
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """Drafted tokens with their parents, in an order in which parents come first.
+
+    tokens: token ids, one a node; the root (the last accepted token) is not among them. Children of
+        one parent differ.
+    parents: for each node the index of its parent in `tokens`, -1 for a child of the root.
+    chances: the drafter's estimate that the node will be accepted; never above its parent's. The
+        loop verifies as many of the likeliest nodes as pay on the machine at hand.
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    chances: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def depths(self) -> list[int]:
+        """Depth of each node; 1 for a child of the root."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent < 0 else depths[parent] + 1)
+        return depths
+
+    def top(self, size: int, depth: int) -> DraftTree:
+        """The `size` likeliest nodes of at most `depth` levels, as a tree."""
+        depths = self.depths()
+        order = sorted((i for i in range(len(self)) if depths[i] <= depth), key=lambda i: (-self.chances[i], i))
+        kept = sorted(order[:size])
+        place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+        return DraftTree(
+            tuple(self.tokens[i] for i in kept),
+            tuple(place[self.parents[i]] for i in kept),
+            tuple(self.chances[i] for i in kept),
+        )
+
+
+class DraftState(ABC):
+    """A drafter at work. It may serve many requests, one after the other or interleaved.
+
+    Neither method may keep state that is tied to one request: they get all of it as arguments.
+    """
+
+    @abstractmethod
+    def propose(self, tokens: Sequence[int], limit: int) -> DraftTree:
+        """A tree of at most `limit` nodes to follow `tokens` (prompt and output so far)."""
+
+    @abstractmethod
+    def observe(self, tokens: Sequence[int], logits: torch.Tensor) -> None:
+        """Learns from a forward pass: `logits` (rows, vocabulary) are what the model predicted
+        after each of `tokens` (rows), be they accepted or not."""
+
+
+class Drafter(ABC):
+    """Interface of drafting methods."""
+
+    stage: ClassVar[str] = "decode"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("logits", "tokens")
+
+    @abstractmethod
+    def start(self, vocabulary: Vocabulary, device: torch.device) -> DraftState:
+        """A fresh state for a model with this vocabulary."""
+
+
+class Matcher(ABC):
+    """Follows one output under a constraint.
+
+    Masks are bitmasks in the layout of xgrammar and llguidance: int32, ceil(vocabulary / 32)
+    words, bit i % 32 of word i // 32 set when token i may come next.
+    """
+
+    @abstractmethod
+    def mask(self, out: np.ndarray) -> None:
+        """Writes the mask of the next token into `out`, int32 (ceil(vocabulary / 32),).
+
+        End-of-sequence tokens are set where the output so far is complete."""
+
+    @abstractmethod
+    def accept(self, token: int) -> None:
+        """Advances by one token. Raises ArgumentError, unchanged, if the mask forbids it."""
+
+    @abstractmethod
+    def rollback(self, count: int) -> None:
+        """Takes the last `count` accepted tokens back. Raises ArgumentError if there are fewer."""
+
+    @abstractmethod
+    def fork(self) -> Matcher:
+        """An independent matcher in the same state."""
+
+    @abstractmethod
+    def forced(self) -> list[int]:
+        """Tokens that must come next whatever the model says; empty if there is a choice."""
+
+    @property
+    @abstractmethod
+    def is_complete(self) -> bool:
+        """The output so far satisfies the constraint, so that it may end here."""
+
+
+class Constraint(ABC):
+    """Interface of constraints on the output."""
+
+    stage: ClassVar[str] = "decode"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def start(self, vocabulary: Vocabulary) -> Matcher:
+        """A matcher at the start of the output. Raises ArgumentError if this vocabulary can't spell
+        any valid output."""

@@ -1,0 +1,387 @@
+"""The engine: one object that puts a model and one method per stage together, and one call to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tokloom import registry
+from tokloom.attention import stage as attention_stage
+from tokloom.attention.kv_store import KVStore, Step
+from tokloom.attention.stage import AttentionPolicy
+from tokloom.context import stage as context_stage
+from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
+from tokloom.decode import stage as decode_stage
+from tokloom.decode.stage import Constraint, Drafter
+from tokloom.engine.drafting import Drafting
+from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.engine.loop import Decoding
+from tokloom.engine.prompt import check_messages, question_over_context
+from tokloom.engine.request import Chunk, Result, Sampling
+from tokloom.engine.sampling import Sampler
+from tokloom.errors import ArgumentError, BudgetError, CompositionError
+from tokloom.ledger import Ledger, Row, Saving
+from tokloom.models.embedder import Embedder
+from tokloom.models.language_model import LanguageModel
+from tokloom.models.load import load
+
+if TYPE_CHECKING:
+    Progress = Callable[[str, int, int], None]
+
+MINIMUM_CONTEXT = 32
+"""Tokens that a selection must at least have: less can't hold a sentence with its citation."""
+
+SPARE = 64
+"""Slots reserved beyond what the request can fill, for draft trees."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest)."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    ranks: tuple[int, ...]
+    ledger: Ledger
+
+
+class Stream:
+    """The chunks of one output, as an iterator; `result` is there once it is exhausted."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self._result: Result | None = None
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    @property
+    def result(self) -> Result:
+        """The result. Raises RuntimeError while chunks are left."""
+        if self._result is None:
+            raise RuntimeError("the stream has a result only after its last chunk: iterate to the end first")
+        return self._result
+
+
+class Engine:
+    """A model with one method per stage.
+
+    Args:
+        model: a `LanguageModel`, or a name, directory, GGUF file or hub id for `tokloom.load`.
+        attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
+        drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
+        context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
+        dtype, device: as for `tokloom.load`; only with a name.
+        prefill_chunk: tokens of the prompt that go through the model in one pass.
+
+    Raises:
+        UnknownNameError, SpecError: a component that does not exist or is not valid.
+        CompositionError: a component needs what its stage does not give.
+    """
+
+    def __init__(
+        self,
+        model: str | LanguageModel = "smollm2-135m",
+        *,
+        attention: str | AttentionPolicy = "dense",
+        drafter: str | Drafter | None = None,
+        context: str | ContextSelector = "context_bubble",
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        prefill_chunk: int = 512,
+    ) -> None:
+        if not isinstance(prefill_chunk, int) or prefill_chunk < 1:
+            raise ArgumentError("prefill_chunk", prefill_chunk, "an integer >= 1")
+        self.attention: AttentionPolicy = registry.build(attention, AttentionPolicy, "attention")
+        self.drafter: Drafter | None = None if drafter is None else registry.build(drafter, Drafter, "drafter")
+        self.context: ContextSelector = registry.build(context, ContextSelector, "context")
+        _check_needs(self.attention, attention_stage.GIVES)
+        _check_needs(self.context, context_stage.GIVES)
+        if self.drafter is not None:
+            _check_needs(self.drafter, decode_stage.GIVES)
+        if isinstance(model, LanguageModel):
+            if dtype is not None or device is not None:
+                raise ArgumentError(
+                    "dtype and device", (dtype, device), "None with a loaded model; give them to tokloom.load"
+                )
+            self.model = model
+        else:
+            self.model = load(model, dtype=dtype, device=device)
+        self.prefill_chunk = prefill_chunk
+        self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
+        self._embed = Embedder(device=self.model.device)
+
+    # --- public calls
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[dict[str, str]] | None = None,
+        documents: Sequence[Document | str | Path] | None = None,
+        constraint: str | Constraint | None = None,
+        sampling: Sampling | None = None,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Answers in one go; see `stream`."""
+        stream = self.stream(
+            prompt, messages=messages, documents=documents, constraint=constraint, sampling=sampling, progress=progress
+        )
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[dict[str, str]] | None = None,
+        documents: Sequence[Document | str | Path] | None = None,
+        constraint: str | Constraint | None = None,
+        sampling: Sampling | None = None,
+        progress: Progress | None = None,
+    ) -> Stream:
+        """Answers piece by piece.
+
+        Args:
+            prompt: text to continue as it is or, with documents, the question to answer from them.
+            messages: a chat, ``{"role", "content"}`` each, through the model's chat template.
+            documents: `Document`s, or paths of files and folders.
+            constraint: a `Constraint` or a spec such as ``choices:options=["yes","no"]``.
+            sampling: greedy with at most 128 tokens if not given.
+            progress: called as (stage, done, total) while the prompt is read.
+
+        Raises (at once, before any chunk):
+            ArgumentError: neither or both of prompt and messages, an empty prompt, a bad option.
+            DocumentError: a document that can't be read as text.
+            BudgetError: the question does not fit the budget, or the prompt the model's window.
+            ChatTemplateError: messages for a model without a chat template.
+        """
+        sampling = sampling if sampling is not None else Sampling()
+        if not isinstance(sampling, Sampling):
+            raise ArgumentError("sampling", sampling, "a tokloom.Sampling")
+        if (prompt is None) == (messages is None):
+            raise ArgumentError("prompt and messages", (prompt, messages), "exactly one of the two")
+        rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
+        matcher = rule.start(self.model.vocabulary) if rule is not None else None
+        ledger = Ledger()
+        selection = None
+        if documents is not None:
+            if prompt is None:
+                raise ArgumentError(
+                    "documents", "given with messages", "a question as prompt= when documents are given"
+                )
+            tokens, selection = self._over_documents(prompt, documents, sampling, ledger)
+        else:
+            tokens = self._plain_prompt(prompt, messages, ledger)
+        self._check_window(tokens)
+        components = self._components(rule, documents is not None)
+        chunks = self._run(tokens, sampling, matcher, ledger, progress)
+        stream = Stream(iter(()))
+
+        def finish() -> Iterator[Chunk]:
+            decoding = yield from chunks
+            stream._result = Result(
+                text=decoding.stream.text,
+                tokens=tuple(decoding.output),
+                prompt_tokens=len(tokens),
+                stop_reason=decoding.stop_reason,
+                ledger=ledger,
+                selection=selection,
+                components=components,
+            )
+
+        stream._chunks = finish()
+        return stream
+
+    def score(self, prompt: str, continuation: str) -> Score:
+        """How the model, with this engine's attention, rates `continuation` after `prompt`, both taken as they are.
+
+        The continuation goes through the model one token a pass, as if it had been generated.
+        """
+        ledger = Ledger()
+        tokens = self._plain_prompt(prompt, None, ledger)
+        targets = self.model.encode(continuation)
+        if not targets:
+            raise ArgumentError("continuation", continuation, "a text of at least one token")
+        self._check_window([*tokens, *targets[:-1]])
+        store, logits = self._prefill(tokens, len(targets), ledger, None)
+        logprobs, ranks = [], []
+        with ledger.stage("decode", "teacher_forced") as row:
+            for i, target in enumerate(targets):
+                scores = logits.log_softmax(-1)
+                logprobs.append(float(scores[target]))
+                ranks.append(int((scores > scores[target]).sum()))
+                if i + 1 < len(targets):
+                    step = Step((len(tokens) + i,), self.model.device)
+                    logits = forward(self.model, store, [target], step, all_logits=True)[0]
+                    row.forward_passes += 1
+            row.tokens_in = row.tokens_out = len(targets)
+        _account(ledger.row("attention"), store)
+        return Score(tuple(targets), tuple(logprobs), tuple(ranks), ledger)
+
+    # --- the stages of a request
+
+    def _plain_prompt(self, prompt: str | None, messages: Sequence[dict[str, str]] | None, ledger: Ledger) -> list[int]:
+        with ledger.stage("tokenize", "model") as row:
+            if messages is not None:
+                check_messages(messages)
+                tokens = self.model.encode_prompt(self.model.chat(list(messages)), chat=True)
+            else:
+                if not isinstance(prompt, str) or not prompt:
+                    raise ArgumentError("prompt", prompt, "a text that is not empty")
+                tokens = self.model.encode_prompt(prompt, chat=False)
+            row.tokens_out = len(tokens)
+        return tokens
+
+    def _over_documents(
+        self, question: str, documents: Sequence[Document | str | Path], sampling: Sampling, ledger: Ledger
+    ) -> tuple[list[int], Selection]:
+        if not question.strip():
+            raise ArgumentError("prompt", question, "a question that is not empty")
+        texts = _read(documents)
+        budget, window = self.context.budget, self.model.window
+        if budget + sampling.max_new_tokens > window:
+            raise BudgetError(
+                "budget", budget, f"at most {window - sampling.max_new_tokens}: {self.model.name} has a window of "
+                f"{window} tokens, and max_new_tokens takes {sampling.max_new_tokens} of it",
+            )  # fmt: skip
+        instruction = len(question_over_context(self.model, question, ""))
+        if instruction > budget:
+            raise BudgetError(
+                "budget", budget, f"at least {instruction + MINIMUM_CONTEXT}: the question with its instructions alone "
+                f"takes {instruction} tokens", "Raise the budget or shorten the question.",
+            )  # fmt: skip
+        if budget - instruction < MINIMUM_CONTEXT:
+            raise BudgetError(
+                "budget", budget, f"at least {instruction + MINIMUM_CONTEXT}: {instruction} tokens for the question "
+                f"with its instructions and {MINIMUM_CONTEXT} for the smallest context",
+            )  # fmt: skip
+        with ledger.stage("context", self.context.name) as row:
+            row.tokens_in = sum(self.model.count(document.text) for document in texts)
+            left = budget - instruction
+            while True:
+                request = ContextRequest(question, texts, left, self.model.count, self._embed, self.model)
+                selection = self.context.select(request)
+                context = selection.render()
+                tokens = question_over_context(self.model, question, context)
+                if len(tokens) <= budget:
+                    break
+                left -= len(tokens) - budget  # tokens can differ where context and template meet
+            row.tokens_out = self.model.count(context)
+            row.counts = {"spans": len(selection.spans), "considered": len(selection.trace)}
+            row.savings = [Saving("prompt tokens", row.tokens_in, row.tokens_out)]
+        with ledger.stage("tokenize", "model") as tokenized:
+            tokens = question_over_context(self.model, question, context)
+            tokenized.tokens_in = row.tokens_out
+            tokenized.tokens_out = len(tokens)
+            tokenized.counts = {"instruction": len(tokens) - row.tokens_out}
+        return tokens, selection
+
+    def _prefill(
+        self, tokens: list[int], new_tokens: int, ledger: Ledger, progress: Progress | None
+    ) -> tuple[KVStore, torch.Tensor]:
+        """Reads the prompt; returns the store and the logits after it."""
+        room = min(new_tokens, 256) + SPARE
+        store = new_store(self.model, self.attention, len(tokens) + room)
+        with ledger.stage("attention", self.attention.name) as row:
+            row.tokens_in = len(tokens)
+            logits = torch.empty(0)
+            for done, after in prefill(self.model, store, tokens, self.prefill_chunk):
+                logits = after
+                row.forward_passes += 1
+                if progress is not None:
+                    progress("prompt", done, len(tokens))
+            store.shrink(room)
+        return store, logits
+
+    def _run(
+        self,
+        tokens: list[int],
+        sampling: Sampling,
+        matcher: decode_stage.Matcher | None,
+        ledger: Ledger,
+        progress: Progress | None,
+    ) -> Any:
+        store, logits = self._prefill(tokens, sampling.max_new_tokens, ledger, progress)
+        decoding = Decoding(self.model, store, tokens, Sampler(sampling), self._drafting, matcher)
+        if self._drafting is not None:
+            _ = self._drafting.curve  # a first measurement is not this request's time
+        # Only the engine's own time counts, not what the caller does between two chunks.
+        steps = decoding.run(logits)
+        row = Row("decode", self.drafter.name if self.drafter is not None else "plain")
+        ledger.rows.append(row)
+        while True:
+            with ledger.clock(row):
+                chunk = next(steps, None)
+            if chunk is None:
+                break
+            yield chunk
+        generated = len(decoding.output)
+        row.tokens_out = generated
+        row.forward_passes = decoding.passes
+        row.counts = {
+            "drafted": decoding.drafted, "accepted": decoding.accepted,
+            "rejected": decoding.drafted - decoding.accepted, "forced": decoding.forced,
+        }  # fmt: skip
+        if generated - 1 != decoding.passes:
+            row.savings = [Saving("forward passes", generated - 1, decoding.passes)]
+        _account(ledger.row("attention"), store)
+        return decoding
+
+    # --- checks
+
+    def _check_window(self, tokens: Sequence[int]) -> None:
+        if len(tokens) >= self.model.window:
+            raise BudgetError(
+                "prompt", f"{len(tokens)} tokens", f"fewer than {self.model.window}, the window of {self.model.name}",
+                "Give long texts as documents=, so that a context method selects from them.",
+            )  # fmt: skip
+
+    def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
+        parts: dict[str, Any] = {"attention": self.attention, "drafter": self.drafter, "constraint": constraint}
+        if documents:
+            parts["context"] = self.context
+        specs = {key: registry.spec_of(part) for key, part in parts.items() if part is not None}
+        return {"model": self.model.name, "dtype": str(self.model.dtype).removeprefix("torch."), **specs}
+
+
+def _check_needs(component: Any, gives: frozenset[str]) -> None:
+    missing = sorted(set(component.needs) - gives)
+    if missing:
+        raise CompositionError(
+            f"{component.name} (needs {', '.join(component.needs)})",
+            f"the {component.stage} stage (gives {', '.join(sorted(gives))})",
+            f"nothing gives {', '.join(missing)}",
+        )
+
+
+def _read(documents: Sequence[Document | str | Path]) -> list[Document]:
+    from tokloom.context.reader import read
+
+    if isinstance(documents, (str, Path, Document)):
+        documents = [documents]
+    texts: list[Document] = []
+    for item in documents:
+        texts.extend([item] if isinstance(item, Document) else read(item))
+    if not texts:
+        raise ArgumentError("documents", list(documents), "at least one document")
+    return texts
+
+
+def _account(row: Row, store: KVStore) -> None:
+    """Writes what the store held and computed into the attention row, when the request has ended."""
+    row.counts = store.counts()
+    row.tokens_out = row.counts["held"]
+    row.kv_bytes, row.kv_bytes_peak = store.bytes, store.peak_bytes
+    if row.counts["evicted"]:
+        row.savings.append(Saving("KV slots", row.counts["seen"], row.counts["held"]))
+    if row.counts["attended"] != row.counts["attendable"]:
+        row.savings.append(Saving("attended pairs", row.counts["attendable"], row.counts["attended"]))

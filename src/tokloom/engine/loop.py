@@ -1,0 +1,139 @@
+"""The decoding loop: draft, one forward pass, sample along the tree, keep what was accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from tokloom.attention.kv_store import KVStore, Step
+from tokloom.decode.stage import DraftTree, Matcher
+from tokloom.engine.drafting import Drafting
+from tokloom.engine.forward import forward
+from tokloom.engine.request import Chunk, StopReason
+from tokloom.engine.sampling import Sampler, unpack
+from tokloom.engine.text_stream import TextStream
+from tokloom.models.language_model import LanguageModel
+
+PLAIN = DraftTree()
+
+
+class Decoding:
+    """One request after its prompt. `run` yields text; the counts are there when it ends.
+
+    Invariant: len(output) == 1 + passes + accepted + forced (the 1 comes from the prompt's logits).
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        store: KVStore,
+        prompt: list[int],
+        sampler: Sampler,
+        drafting: Drafting | None,
+        matcher: Matcher | None,
+    ) -> None:
+        self.model, self.store, self.sampler = model, store, sampler
+        self.drafting, self.matcher = drafting, matcher
+        self.tokens = list(prompt)
+        self.prompt_length = len(prompt)
+        self.stream = TextStream(sampler.sampling.stop)
+        self.stop_reason: StopReason | None = None
+        self._text = ""
+        self._sent = len(prompt)
+        self.passes = self.drafted = self.accepted = self.forced = 0
+        self._words = np.zeros((model.vocabulary.size + 31) // 32, dtype=np.int32)
+
+    @property
+    def output(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    def run(self, logits: torch.Tensor) -> Iterator[Chunk]:
+        """Decodes until a stop; `logits` (vocabulary,) are those after the prompt."""
+        self._take(self.sampler.draw(logits, self._allowed()))
+        yield self._chunk()
+        while self.stop_reason is None:
+            certain = self.matcher.forced() if self.matcher is not None else []
+            if certain and certain[0] in self.model.eos_ids:
+                self._take(certain[0])
+                self.forced += 1
+            else:
+                self._pass(self._draft(certain))
+            yield self._chunk()
+        tail = self.stream.finish()
+        if tail:
+            yield Chunk(tail, ())
+
+    def _chunk(self) -> Chunk:
+        """What came since the last chunk."""
+        text, self._text = self._text, ""
+        tokens = tuple(self.tokens[self._sent :])
+        self._sent = len(self.tokens)
+        return Chunk(text, tokens)
+
+    def _take(self, token: int) -> bool:
+        """Adds a token to the output; False when the text ends with it."""
+        self.tokens.append(token)
+        if self.matcher is not None:
+            self.matcher.accept(token)
+        self._text += self.stream.push(self.model.vocabulary.token_bytes[token])
+        if token in self.model.eos_ids:
+            self.stop_reason = "end"
+        elif self.stream.stopped:
+            self.stop_reason = "stop"
+        elif len(self.tokens) - self.prompt_length >= self.sampler.sampling.max_new_tokens:
+            self.stop_reason = "length"
+        elif len(self.tokens) >= self.model.window:
+            self.stop_reason = "window"
+        return self.stop_reason is None
+
+    def _allowed(self) -> torch.Tensor | None:
+        """Bool (vocabulary,) of tokens that the constraint allows next; None without one."""
+        if self.matcher is None:
+            return None
+        self.matcher.mask(self._words)
+        return unpack(self._words, self.model.vocabulary.size).to(self.model.device)
+
+    def _draft(self, certain: list[int]) -> DraftTree:
+        """What to verify in the next pass beside the last token; `certain` tokens go before guesses."""
+        left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
+        # The last token itself takes one of the store's room; a token drafted beyond what is left is wasted.
+        depth = min(self.store.room() - 1, left - 1, self.model.window - len(self.tokens) - 1)
+        if depth < 1:
+            return PLAIN
+        if certain:
+            chain = tuple(certain[:depth])
+            return DraftTree(chain, tuple(range(-1, len(chain) - 1)), (1.0,) * len(chain))
+        return self.drafting.propose(self.tokens, depth) if self.drafting is not None else PLAIN
+
+    def _pass(self, tree: DraftTree) -> None:
+        """Verifies a tree in one forward pass and takes the tokens that it gives."""
+        rows = [self.tokens[-1], *tree.tokens]
+        first = len(self.tokens) - 1
+        if len(tree):
+            positions = (first, *(first + depth for depth in tree.depths()))
+            step = Step(positions, self.model.device, parents=(-1, *(parent + 1 for parent in tree.parents)))
+        else:
+            step = Step((first,), self.model.device)
+        logits = forward(self.model, self.store, rows, step, all_logits=True)
+        children: dict[tuple[int, int], int] = {
+            (parent + 1, token): node + 1
+            for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True))
+        }
+        plain = self.matcher is None and self.sampler.generator is None
+        greedy = self.sampler.greedy(logits) if plain else []
+        path, row = [0], 0
+        while True:
+            token = greedy[row] if plain else self.sampler.draw(logits[row], self._allowed())
+            if not self._take(token) or (row, token) not in children:
+                break
+            row = children[row, token]
+            path.append(row)
+        self.passes += 1
+        self.drafted += len(tree)
+        self.accepted += len(path) - 1
+        if len(tree):
+            self.store.accept(path)
+        if self.drafting is not None:
+            self.drafting.learn(rows, logits, tree, len(path) - 1)

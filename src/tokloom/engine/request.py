@@ -1,0 +1,112 @@
+"""What goes into a request and what comes out: sampling parameters, chunks of a stream, the result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tokloom.context.stage import Selection, Span
+from tokloom.errors import ArgumentError
+from tokloom.ledger import Ledger
+
+StopReason = Literal["end", "stop", "length", "window"]
+"""end: the model ended its text; stop: a stop string; length: max_new_tokens; window: the model's context is full."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. temperature 0 is greedy; filters apply in the order top-k, top-p, min-p.
+
+    stop: strings at whose first occurrence the text ends (they are not part of it).
+    seed: the same seed gives the same text, with or without a drafter.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        checks = (
+            ("max_new_tokens", isinstance(self.max_new_tokens, int) and self.max_new_tokens >= 1, "an integer >= 1"),
+            (
+                "temperature",
+                _real(self.temperature) and 0 <= self.temperature < math.inf,
+                "a number >= 0 (0 is greedy)",
+            ),
+            ("top_k", isinstance(self.top_k, int) and self.top_k >= 0, "an integer >= 0 (0 is off)"),
+            ("top_p", _real(self.top_p) and 0 < self.top_p <= 1, "a number in (0, 1] (1 is off)"),
+            ("min_p", _real(self.min_p) and 0 <= self.min_p < 1, "a number in [0, 1) (0 is off)"),
+            ("seed", self.seed is None or isinstance(self.seed, int), "an integer or None"),
+            ("stop", all(isinstance(s, str) and s for s in self.stop), "non-empty strings"),
+        )
+        for name, valid, expected in checks:
+            if not valid:
+                raise ArgumentError(name, getattr(self, name), expected)
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a stream: text that ends on a whole character, and the tokens that it came with."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer and its account.
+
+    text: the output, without stop string and special tokens.
+    tokens: every token that was generated, the end-of-sequence token included.
+    prompt_tokens: length of the prompt in tokens.
+    selection: the cited spans and the trace, if documents were given.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    stop_reason: StopReason
+    ledger: Ledger
+    selection: Selection | None = None
+    components: dict[str, str] = field(default_factory=dict)
+    """The specs of what ran: model, attention, drafter, context, constraint."""
+
+    @property
+    def citations(self) -> tuple[Span, ...]:
+        return self.selection.spans if self.selection else ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data with stable keys, for programs."""
+        return {
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "prompt_tokens": self.prompt_tokens,
+            "stop_reason": self.stop_reason,
+            "components": self.components,
+            "citations": [
+                {"file": s.document.name, "start": s.start, "end": s.end, "section": s.section, "text": s.text}
+                for s in self.citations
+            ],
+            "trace": [
+                {
+                    "file": d.span.document.name,
+                    "start": d.span.start,
+                    "end": d.span.end,
+                    "taken": d.taken,
+                    "reason": d.reason,
+                    "scores": d.scores,
+                }
+                for d in (self.selection.trace if self.selection else ())
+            ],
+            "ledger": self.ledger.as_json(),
+        }

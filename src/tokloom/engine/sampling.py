@@ -1,0 +1,75 @@
+"""Draws the next token from logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tokloom.engine.request import Sampling
+
+
+class Sampler:
+    """Draws one token at a time for one request.
+
+    It takes exactly one random number a token, in the order of the text, so that a seed gives the
+    same text whether tokens were drafted or not.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self.generator: torch.Generator | None = None
+        if sampling.temperature > 0:
+            self.generator = torch.Generator()
+            if sampling.seed is not None:
+                self.generator.manual_seed(sampling.seed)
+            else:
+                self.generator.seed()
+
+    def greedy(self, logits: torch.Tensor) -> list[int]:
+        """The likeliest token of each row of (rows, vocabulary)."""
+        return [int(token) for token in logits.argmax(-1).tolist()]
+
+    def draw(self, logits: torch.Tensor, allowed: torch.Tensor | None = None) -> int:
+        """One token from a row of logits, (vocabulary,); `allowed` is a bool row, None for all."""
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        if self.generator is None:
+            return int(logits.argmax())
+        values, tokens = filtered(logits, self.sampling)
+        # Inverse of the cumulative distribution, most likely token first.
+        cumulative = values.softmax(-1, dtype=torch.float64).cumsum(-1)
+        point = torch.rand((), generator=self.generator, dtype=torch.float64).item() * float(cumulative[-1])
+        place = int(
+            torch.searchsorted(
+                cumulative, torch.tensor(point, dtype=torch.float64, device=cumulative.device), right=True
+            )
+        )
+        return int(tokens[min(place, len(tokens) - 1)])
+
+
+def filtered(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scaled logits that pass top-k, top-p and min-p, and their token ids, most likely first.
+
+    Each filter keeps at least the likeliest token and sees what the one before it left, as in transformers.
+    """
+    finite = int((logits > -torch.inf).sum())
+    count = max(1, min(sampling.top_k or finite, finite))
+    if count < logits.shape[-1]:
+        values, tokens = (logits / sampling.temperature).topk(count)
+    else:
+        values, tokens = (logits / sampling.temperature).sort(descending=True)
+    if sampling.top_p < 1:
+        probabilities = values.softmax(-1, dtype=torch.float64)
+        before = probabilities.cumsum(-1) - probabilities
+        kept = max(1, int((before < sampling.top_p).sum()))
+        values, tokens = values[:kept], tokens[:kept]
+    if sampling.min_p > 0:
+        probabilities = values.softmax(-1, dtype=torch.float64)
+        kept = max(1, int((probabilities >= sampling.min_p * probabilities[0]).sum()))
+        values, tokens = values[:kept], tokens[:kept]
+    return values, tokens
+
+
+def unpack(mask: np.ndarray, size: int) -> torch.Tensor:
+    """A bitmask, int32 (ceil(size / 32),), as bool (size,)."""
+    return torch.from_numpy(np.unpackbits(mask.view(np.uint8), count=size, bitorder="little").view(bool))

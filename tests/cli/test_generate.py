@@ -1,0 +1,77 @@
+"""`tokloom generate`: raw prompts, chat messages and stdin."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from tests.cli.fake_engine import FakeEngine, Run
+from tokloom.engine.request import Sampling
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_a_prompt_is_continued_as_it_is(run: Run, engine: FakeEngine) -> None:
+    done = run("generate", "Once ", "--max-new-tokens", "5", "--attention", "h2o", "--choices", " a, b")
+    assert done.code == 0
+    assert engine.asked["prompt"] == "Once "
+    assert "messages" not in engine.asked
+    assert "documents" not in engine.asked
+    assert engine.asked["sampling"] == Sampling(max_new_tokens=5)
+    assert engine.asked["constraint"].options == (" a", " b")
+    assert engine.made == {
+        "model": "smollm2-135m", "dtype": None, "device": None, "attention": "h2o", "drafter": None
+    }  # fmt: skip
+    assert done.out.startswith("Ishmael [he].\n")
+    assert "decode" in done.out
+
+
+def test_chat_sends_a_message(run: Run, engine: FakeEngine) -> None:
+    run("generate", "Hi", "--chat", "--choices", "a, b")
+    assert engine.asked["messages"] == [{"role": "user", "content": "Hi"}]
+    assert "prompt" not in engine.asked
+    assert engine.asked["constraint"].options == ("a", "b")
+
+
+def test_a_system_message_implies_chat(run: Run, engine: FakeEngine) -> None:
+    run("generate", "Hi", "--system", "Be brief.")
+    assert engine.asked["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+    ]
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+def test_stdin_is_the_prompt_less_its_last_line_break(
+    run: Run, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    pipe(monkeypatch, "Große\nWale\n\n".encode())
+    assert run("generate", *arguments).code == 0
+    assert engine.asked["prompt"] == "Große\nWale\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"), [(b"", "The prompt is missing"), (b"\n", "The prompt is missing"), (b"\xff", "UTF-8")]
+)
+def test_empty_and_binary_stdin_are_refused(
+    run: Run, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, data: bytes, complaint: str
+) -> None:
+    pipe(monkeypatch, data)
+    done = run("generate")
+    assert (done.code, done.out, engine.made) == (2, "", {})
+    assert complaint in done.err
+
+
+def test_json_is_the_result(run: Run, engine: FakeEngine) -> None:
+    data = json.loads(run("generate", "Once", "--json").out)
+    assert data["text"] == "Ishmael [he]."
+    assert [row["stage"] for row in data["ledger"]] == ["context", "attention", "decode"]
+
+
+def test_quiet_prints_the_answer_only(run: Run, engine: FakeEngine) -> None:
+    assert run("generate", "Once", "--quiet").out == "Ishmael [he].\n"

@@ -1,0 +1,69 @@
+"""Models that all tests share. Built or loaded once a session; tests leave them as they found them."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import tokloom
+from tests import tiny_models
+from tokloom.models.language_model import LanguageModel
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> LanguageModel:
+    """The default model, for tests marked `model`."""
+    return tokloom.load("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> LanguageModel:
+    """Random, three layers, byte-level tokenizer, no chat template."""
+    return tiny_models.build_llama()
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_llama() -> LanguageModel:
+    """As tiny_llama, with a chat template."""
+    return tiny_models.build_llama(template=tiny_models.CHAT_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma3() -> LanguageModel:
+    """Random, four layers of which three slide over 8 tokens, SentencePiece-like tokenizer with BOS."""
+    return tiny_models.build_gemma3()
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3() -> LanguageModel:
+    """Random, two layers with normalised queries and keys, tied embeddings, no chat template."""
+    return tiny_models.build_qwen3()
+
+
+@pytest.fixture(scope="session")
+def alice_path() -> Path:
+    """Alice's Adventures in Wonderland as a plain text file."""
+    return ROOT / "examples" / "alice_in_wonderland.txt"
+
+
+@pytest.fixture(scope="session")
+def alice(alice_path: Path) -> str:
+    return alice_path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to reach another machine fails the test, also if the code under test catches the error."""
+
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        pytest.fail(f"tried to reach the network: {args[:2]}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -1,0 +1,102 @@
+"""How much is drafted follows the cost of a pass and the rate of acceptance."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokloom.decode.stage import Drafter, DraftState, DraftTree
+from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
+from tokloom.engine.drafting import Drafting
+from tokloom.models.language_model import LanguageModel
+
+
+class Chain(DraftState):
+    def __init__(self, chance: float) -> None:
+        self.chance = chance
+
+    def propose(self, tokens, limit):  # type: ignore[no-untyped-def]
+        n = min(10, limit)
+        return DraftTree(tuple(range(n)), tuple(range(-1, n - 1)), tuple(self.chance ** (i + 1) for i in range(n)))
+
+    def observe(self, tokens, logits):  # type: ignore[no-untyped-def]
+        return None
+
+
+class ChainDrafter(Drafter):
+    def __init__(self, chance: float) -> None:
+        self.chance = chance
+
+    def start(self, vocabulary, device):  # type: ignore[no-untyped-def]
+        return Chain(self.chance)
+
+
+def drafting(model: LanguageModel, chance: float, cost_of_64: float) -> Drafting:
+    made = Drafting(ChainDrafter(chance), model)
+    made._curve = CostCurve({1: 1.0, 64: cost_of_64})
+    return made
+
+
+def test_nothing_is_drafted_when_it_does_not_pay(tiny_llama: LanguageModel) -> None:
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 20)) == 10
+    assert len(drafting(tiny_llama, 0.05, 64.0).propose([1], 20)) == 0
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 3)) == 3
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 0)) == 0
+
+
+def test_trust_falls_with_rejections_and_comes_back(tiny_llama: LanguageModel) -> None:
+    made = drafting(tiny_llama, 0.9, 3.0)
+    tree = made.propose([1], 20)
+    assert len(tree) > 0
+    for _ in range(60):
+        made.learn([1], torch.zeros(1, 4), tree, 0)
+    assert len(made.propose([1], 20)) == 0
+    for _ in range(300):
+        made.learn([1], torch.zeros(1, 4), DraftTree(), 0)
+    assert len(made.propose([1], 20)) > 0
+
+
+trees = st.lists(st.integers(0, 100), min_size=1, max_size=15).map(
+    lambda xs: tuple(-1 if i == 0 else x % (i + 1) - 1 for i, x in enumerate(xs))
+)
+
+
+@given(trees, st.integers(0, 15), st.integers(0, 6))
+def test_top_of_a_tree_is_a_tree(parents: tuple[int, ...], size: int, depth: int) -> None:
+    chances: list[float] = []
+    for parent in parents:
+        chances.append((chances[parent] if parent >= 0 else 1.0) * 0.7)
+    tree = DraftTree(tuple(range(100, 100 + len(parents))), parents, tuple(chances))
+    top = tree.top(size, depth)
+    assert len(top) <= size
+    assert all(d <= depth for d in top.depths())
+    whole = {t: (tree.tokens[p] if p >= 0 else None) for t, p in zip(tree.tokens, tree.parents, strict=True)}
+    for token, parent in zip(top.tokens, top.parents, strict=True):
+        assert whole[token] == (top.tokens[parent] if parent >= 0 else None)
+    left_out = [
+        c
+        for t, c, d in zip(tree.tokens, tree.chances, tree.depths(), strict=True)
+        if t not in top.tokens and d <= depth
+    ]
+    if left_out and top.chances and len(top) == size:
+        assert max(left_out) <= min(top.chances) + 1e-12
+
+
+def test_curve_interpolates() -> None:
+    curve = CostCurve({1: 2.0, 4: 4.0, 8: 6.0})
+    assert curve.relative(1) == 1
+    assert curve.relative(4) == 2
+    assert curve.relative(6) == 2.5
+    assert curve.relative(16) == 6
+
+
+def test_curve_is_measured_once(tiny_llama: LanguageModel, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("TOKLOOM_CACHE", str(tmp_path))
+    first = load_or_measure(tiny_llama)
+    assert set(first.seconds) == set(WIDTHS)
+    assert all(0 < s < 60 for s in first.seconds.values())
+    assert load_or_measure(tiny_llama) == first
+    (stored,) = (tmp_path / "cost_curves").iterdir()
+    stored.write_text("damaged")
+    assert set(load_or_measure(tiny_llama).seconds) == set(WIDTHS)
