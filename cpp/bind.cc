@@ -2,17 +2,21 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "linear.h"
 #include "token_trie.h"
 
 namespace nb = nanobind;
 using tokloom::ByteTrie;
 using tokloom::ChoiceSet;
+using tokloom::Format;
+using tokloom::PackedMatrix;
 using Bitmask = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 namespace {
@@ -41,12 +45,45 @@ uint32_t checked_state(const ChoiceSet& choices, int64_t state) {
   return static_cast<uint32_t>(state);
 }
 
+Format format_of(const std::string& name) {
+  if (name == "fp32") return Format::f32;
+  if (name == "bf16") return Format::bf16;
+  if (name == "int8") return Format::int8;
+  if (name == "int4") return Format::int4;
+  throw nb::value_error(("format '" + name + "' is not one of fp32, bf16, int8, int4").c_str());
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
   m.doc() = "The C++ core of tokloom.";
   // A vocabulary that lives as long as the process is no leak, and the report would go to the user's terminal.
   nb::set_leak_warnings(false);
+
+  m.def("kernels", [] { return tokloom::kernels().name; });
+
+  nb::class_<PackedMatrix>(m, "PackedMatrix")
+      .def(
+          "__init__",
+          [](PackedMatrix* self, uintptr_t weights, size_t outputs, size_t inputs, const std::string& format,
+             int threads) {
+            const Format parsed = format_of(format);
+            nb::gil_scoped_release unlocked;
+            new (self) PackedMatrix(reinterpret_cast<const float*>(weights), outputs, inputs, parsed, threads);
+          },
+          nb::arg("weights"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("format"),
+          nb::arg("threads"))
+      .def(
+          "apply",
+          [](const PackedMatrix& self, uintptr_t x, size_t rows, uintptr_t out, int threads) {
+            self.apply(reinterpret_cast<const float*>(x), rows, reinterpret_cast<float*>(out), threads);
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("x"), nb::arg("rows"), nb::arg("out"), nb::arg("threads"))
+      .def(
+          "unpack",
+          [](const PackedMatrix& self, uintptr_t weights) { self.unpack(reinterpret_cast<float*>(weights)); },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("weights"))
+      .def_prop_ro("nbytes", &PackedMatrix::bytes);
 
   nb::class_<ByteTrie>(m, "TokenTrie")
       .def(

@@ -8,6 +8,7 @@ Only bundled methods get a page. Nothing here depends on the terminal's width or
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import textwrap
@@ -84,8 +85,15 @@ def readme_table(cards: list[Card]) -> str:
     for stage in registry.STAGES:
         links = [f"[{c.name}](docs/methods/{c.name}.md)" for c in cards if c.stage == stage]
         if links:
-            rows.append((stage, ", ".join(links)))
-    return table(("stage", "methods"), rows)
+            rows.append((f"`{stage}`", stage_in_words(stage), ", ".join(links)))
+    return table(("stage", "decides", "methods"), rows)
+
+
+def stage_in_words(stage: str) -> str:
+    """What a stage decides, from the first sentence of its stage.py: "The context stage: which text ..."."""
+    tree = ast.parse((Path(registry.__file__).parent / stage / "stage.py").read_text(encoding="utf-8"))
+    first = (ast.get_docstring(tree) or "").split("\n\n")[0]
+    return " ".join(first.partition(":")[2].split()).rstrip(".")
 
 
 def option_rows(command: Any) -> Iterator[tuple[str, ...]]:

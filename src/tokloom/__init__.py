@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tokloom.startup import quick_start
+
 __version__ = "0.1.0"
 
 _EXPORTS = {
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tokloom' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    with quick_start():
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,33 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+def kernels() -> str:
+    """The instruction set that the matrix kernels use: "avx512", "avx2" or "portable". The best that the
+    processor has, or what the environment variable TOKLOOM_KERNELS asks for."""
+
+class PackedMatrix:
+    """A matrix (outputs, inputs) packed for products with few or many rows; see models/packed_linear.py.
+
+    Pointers are addresses of contiguous float32 on the CPU; the caller answers for their sizes.
+
+    Args:
+        weights: address of (outputs, inputs), row-major; copied.
+        format: "fp32", "bf16", or "int8" or "int4" with factors for every 32 inputs, of which inputs must be a
+            multiple (ValueError).
+        threads: to pack on.
+    """
+
+    def __init__(self, weights: int, outputs: int, inputs: int, format: str, threads: int) -> None: ...
+    def apply(self, x: int, rows: int, out: int, threads: int) -> None:
+        """out (rows, outputs) = x (rows, inputs) times the transposed matrix, on `threads` threads."""
+
+    def unpack(self, weights: int) -> None:
+        """Writes the matrix (outputs, inputs) as the kernels see it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of packed weights and scales."""
+
 class TokenTrie:
     """The tokens of a vocabulary as a trie of bytes, a flat preorder array with subtree sizes.
 

@@ -5,7 +5,8 @@ shown. The rows of one request add up:
 
     context.tokens_out + prompt overhead == tokenize.tokens_out == attention.tokens_in (prefill)
     decode.tokens_out == Result.tokens; drafted == accepted + rejected
-    kv slots held + slots evicted == tokens seen
+    attention: kv slots held + slots evicted == tokens seen
+    attention (reading the prompt) and decode: pairs attended <= pairs attendable, with equality for dense
 """
 
 from __future__ import annotations

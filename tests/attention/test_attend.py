@@ -108,7 +108,7 @@ def test_dense_attends_to_every_pair(tiny_llama: LanguageModel) -> None:
         pass
     config = tiny_llama.model.config
     pairs = 21 * 22 // 2 * config.num_key_value_heads * config.num_hidden_layers
-    assert store.counts()["attended"] == store.counts()["attendable"] == pairs
+    assert store.pairs()["attended"] == store.pairs()["attendable"] == pairs
 
 
 def test_transformers_own_generate_still_works(tiny_llama: LanguageModel) -> None:

@@ -77,7 +77,7 @@ def test_budget_is_never_exceeded_while_decoding(tiny_llama: LanguageModel) -> N
     for i in range(50, 90):
         forward(tiny_llama, store, [tokens[i]], step_at(tiny_llama, i), all_logits=True)
         assert all(layer.count <= 24 for layer in store.layers)
-        assert store.counts()["held"] + store.counts()["evicted"] == store.seen
+        assert store.slots()["held"] + store.slots()["evicted"] == store.seen
 
 
 def test_a_tree_is_lossless_under_eviction(tiny_llama: LanguageModel) -> None:

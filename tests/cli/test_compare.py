@@ -40,7 +40,20 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_everything_reaches_the_comparison(run: Run, called: dict[str, Any], tmp_path: Path) -> None:
     done = run(
         *("compare", "context", "--methods", "top_k:chunk=9,overlap=2,truncate", "--tasks", "squad,needle:length=512"),
-        *("--budgets", "128, 256", "--limit", "5", "--model", "m", "--dtype", "float32", "--device", "cpu"),
+        *(
+            "--budgets",
+            "128, 256",
+            "--limit",
+            "5",
+            "--model",
+            "m",
+            "--dtype",
+            "float32",
+            "--device",
+            "cpu",
+            "--weights",
+            "int8",
+        ),
         *("--results", str(tmp_path / "r.jsonl"), "--attention", "h2o:budget=64"),
     )
     assert done.code == 0
@@ -49,7 +62,12 @@ def test_everything_reaches_the_comparison(run: Run, called: dict[str, Any], tmp
     assert (tasks, budgets, model, limit) == (["squad", "needle:length=512"], [128, 256], "m", 5)
     assert results == tmp_path / "r.jsonl"
     assert progress is None  # stderr is no terminal
-    assert called["options"] == {"engine": {"attention": "h2o:budget=64"}, "dtype": "float32", "device": "cpu"}
+    assert called["options"] == {
+        "engine": {"attention": "h2o:budget=64"},
+        "dtype": "float32",
+        "device": "cpu",
+        "weights": "int8",
+    }
     assert "top_k" in done.out
     assert "0.250" in done.out
     assert done.err == f"2 answers in {tmp_path / 'r.jsonl'}\n"
@@ -58,7 +76,7 @@ def test_everything_reaches_the_comparison(run: Run, called: dict[str, Any], tmp
 def test_defaults(run: Run, called: dict[str, Any]) -> None:
     run("compare", "context", "--methods", "top_k", "--tasks", "squad")
     assert called["arguments"][3:7] == (None, "smollm2-135m", None, Path("out/compare/context.jsonl"))
-    assert called["options"] == {"engine": {}, "dtype": None, "device": None}
+    assert called["options"] == {"engine": {}, "dtype": None, "device": None, "weights": None}
 
 
 def test_plain_decoding_is_a_method(run: Run, called: dict[str, Any]) -> None:

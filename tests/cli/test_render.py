@@ -68,7 +68,7 @@ def test_ledger_has_a_row_a_stage_a_total_and_what_was_saved(document: Document)
     lines = [line.split() for line in shown.splitlines()]
     assert " ".join(lines[0]) == "stage method tokens in tokens out KV held passes seconds tokens/s"
     assert lines[2:5] == [
-        ["context", "context_bubble", "41,203", "912", "1.50", "608"],
+        ["context", "context_bubble", "41,203", "912", "1.50", "27,469"],
         ["attention", "h2o", "950", "512", "5.0", "MiB", "2", "0.500", "1,900"],
         ["decode", "token_recycling", "12", "5", "0.250", "48.0"],
     ]

@@ -21,6 +21,7 @@ class FakeModel:
     window: int = 4096
     dtype: str = "torch.float32"
     device: str = "cpu"
+    weights: str = "fp32"
     pieces: list[str] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
 

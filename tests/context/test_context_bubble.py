@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.context import fakes
 
+from tests.context import fakes
 from tokloom.context.context_bubble import ContextBubble
 from tokloom.context.reader import parse
 from tokloom.context.stage import ContextSelector, Document, Section, Selection
@@ -16,7 +16,7 @@ NO_PRIOR = ContextBubble(passage_tokens=32, prior=0)
 NO_DIVERSITY = ContextBubble(passage_tokens=32, coverage=0, redundancy=0, max_overlap=1, section_share=1)
 TOP_K = TopK(passage_tokens=32)
 SEEDS = range(12)
-BUDGET = 110
+BUDGET = 130
 
 
 def measured(selector: ContextSelector) -> tuple[float, float]:
@@ -83,7 +83,10 @@ def test_the_redundancy_gate_refuses_what_is_already_said() -> None:
 
 
 def test_the_section_gate_leaves_room_for_others() -> None:
-    parts = ["".join(f"The {w} key is in the {w} {place}.\n\n" for w in "red old big new raw".split()) for place in ("hall", "barn")]
+    parts = [
+        "".join(f"The {w} key is in the {w} {place}.\n\n" for w in "red old big new raw".split())
+        for place in ("hall", "barn")
+    ]
     text = parts[0] + parts[1]
     sections = (Section("x", 1, 0, len(parts[0])), Section("y", 1, len(parts[0]), len(text)))
     request = fakes.request("Which key is in the hall?", [Document("a", text, sections)], 60)
@@ -101,19 +104,26 @@ def test_the_section_gate_leaves_room_for_others() -> None:
 
 
 def test_one_section_alone_may_fill_the_budget() -> None:
-    selection = select("\n\n".join(f"The {w} key is {w} and {w}ish." for w in "red old big new raw".split()), 36, section_share=0.2)
+    selection = select(
+        "\n\n".join(f"The {w} key is {w} and {w}ish." for w in "red old big new raw".split()), 36, section_share=0.2
+    )
     assert not any("section gate" in d.reason for d in selection.trace)
 
 
 def test_a_passage_that_does_not_fit_is_cut_to_its_best_sentence() -> None:
-    text = f"{NOISE}\n\nThe day was very hot. A golden key hung there. Nobody came by."
-    selection = select(text, 10, question="Where hung the golden key?")
-    assert selection.render() == "[1] A golden key hung there."
-    assert selection.trace[0].reason.endswith("cut to the sentences that fit")
+    text = f"The golden key hung in the golden hall.\n\n{NOISE}\n\nIt was very hot. A silver key fell. Nobody came."
+    selection = select(text, 22, question="golden key, golden hall, silver", radius=0)
+    assert selection.render() == "[1] The golden key hung in the golden hall.\n\n[2] A silver key fell."
+    assert selection.trace[1].reason == "anchor, cut to the sentences that fit"
 
 
 def test_neighbours_of_an_anchor_come_along_and_join_it() -> None:
-    text = f"{NOISE}\n\nHe sat on the glass table by the door.\n\nUnder it hung the golden key of the house.\n\nMuch later it rained on the roof.\n\n{NOISE}"
+    parts = [
+        "He sat on the glass table by the door.",
+        "Under it hung the golden key of the house.",
+        "Much later it rained on the roof.",
+    ]
+    text = "\n\n".join([NOISE, *parts, NOISE])
     alone = select(text, 30, question="golden key house", anchors=1, radius=0, facets=0)
     around = select(text, 30, question="golden key house", anchors=1, radius=1, facets=0)
     assert alone.render() == "[1] Under it hung the golden key of the house."
@@ -141,7 +151,7 @@ def test_a_prior_moves_all_sections_of_that_name() -> None:
 
 def test_spans_that_gain_nothing_are_left_even_if_there_is_room() -> None:
     text = f"The golden key lies on the glass table.\n\n{NOISE}"
-    few, many = (select(text, 70, max_overlap=1, min_gain=gain) for gain in (0.25, -1))
+    few, many = (select(text, 70, radius=0, max_overlap=1, min_gain=gain) for gain in (0.25, -1))
     assert few.render() == "[1] The golden key lies on the glass table."
     assert len(few.render()) < len(many.render())
     assert any("gains no more than 0.25" in d.reason for d in few.trace)
@@ -155,9 +165,17 @@ def test_the_trace_names_every_candidate_once_with_the_parts_of_its_score(alice:
     assert len(places) == len(set(places)) <= 64 + 4 * 2
     for decision in selection.trace:
         assert {"gain", "relevance", "prior", "coverage", "redundancy", "bm25"} <= decision.scores.keys()
-        assert decision.taken or decision.reason.startswith(("redundancy gate", "section gate", "token budget", "gains"))
+        assert decision.taken or decision.reason.startswith(
+            ("redundancy gate", "section gate", "token budget", "gains")
+        )
     assert selection.trace[0].reason == "anchor"
     assert selection.trace[0].taken
+
+
+def test_a_large_budget_is_filled_beyond_the_pool(alice: str) -> None:
+    request = fakes.request("What did Alice say to the Queen?", [parse("alice.txt", alice.encode())], 3000)
+    selection = ContextBubble(pool=4, min_gain=-1, dense_candidates=8).select(request)
+    assert 2500 < fakes.tokens(request, selection) <= 3000
 
 
 @pytest.mark.parametrize(

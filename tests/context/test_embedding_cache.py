@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.context import fakes
 
+from tests.context import fakes
 from tokloom.context.embedding_cache import embed_cached
 
 

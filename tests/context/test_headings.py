@@ -119,17 +119,38 @@ def test_alice_has_twelve_chapters(alice: str) -> None:
 def test_markdown_headings_nest_and_code_is_skipped() -> None:
     text = (
         "---\ntitle: x\n# not this\n---\n# One *bold*\n\ntext\n\n## Two [link](http://a)\n\n```sh\n# comment\n```\n\n"
-        "Three\n=====\n\n~~~~\n# no\n~~~\n# still no\n~~~~\n#hashtag\n\nFour\n----\n\n- item\n---\n    # indented code\n"
+        "Three\n=====\n\n~~~~\n# no\n~~~\n# still no\n~~~~\n#hashtag\n\nFour\n----\n\n- item\n---\n"
+        "    # indented code\n"
     )
     sections = markdown_sections(text)
     assert [(s.level, s.title) for s in sections] == [(1, "One bold"), (2, "Two link"), (1, "Three"), (2, "Four")]
-    assert text[sections[0].start : sections[0].end].startswith("# One") and sections[0].end == sections[2].start
+    assert text[sections[0].start : sections[0].end].startswith("# One")
+    assert sections[0].end == sections[2].start
 
 
 lines = st.lists(
     st.sampled_from(
-        ["CHAPTER I", "CHAPTER II. A Title", "II", "III.", "CONTENTS", "THE HOUSE", "", "", "Some words here.", PROSE,
-         "Epilogue", "# A", "## B", "***", "1. One", "2. Two", "```", "---", "PART ONE"]  # fmt: skip
+        [
+            "CHAPTER I",
+            "CHAPTER II. A Title",
+            "II",
+            "III.",
+            "CONTENTS",
+            "THE HOUSE",
+            "",
+            "",
+            "Some words here.",
+            PROSE,
+            "Epilogue",
+            "# A",
+            "## B",
+            "***",
+            "1. One",
+            "2. Two",
+            "```",
+            "---",
+            "PART ONE",
+        ]
     ),
     max_size=40,
 )

@@ -4,8 +4,8 @@ import io
 
 import pytest
 from pypdf import PdfWriter
-from tests.context.fakes import minimal_pdf
 
+from tests.context.fakes import minimal_pdf
 from tokloom.context.reader import parse
 from tokloom.errors import DocumentError
 
@@ -63,7 +63,7 @@ def test_pdf_is_recognised_without_its_ending() -> None:
 
 
 def test_a_scanned_pdf_says_that_it_has_no_text() -> None:
-    with pytest.raises(DocumentError, match="no text in its 2 pages .*OCR"):
+    with pytest.raises(DocumentError, match=r"no text in its 2 pages .*OCR"):
         parse("scan.pdf", minimal_pdf(["", ""]))
 
 

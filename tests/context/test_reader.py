@@ -117,9 +117,7 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path: Path) -> None:
     assert [d.text for d in read(tmp_path)] == ["once"]
 
 
-def test_a_folder_leaves_out_what_it_can_not_read_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_leaves_out_what_it_can_not_read_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "good.txt").write_text("good")
     (tmp_path / "bad.txt").write_bytes(b"\0\1\2")
     with caplog.at_level(logging.WARNING):

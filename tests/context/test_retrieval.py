@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.context import fakes
 
+from tests.context import fakes
 from tokloom.context import retrieval
 from tokloom.context.spans import passages
 from tokloom.context.stage import Document, Section
@@ -17,7 +17,9 @@ from tokloom.context.stage import Document, Section
 words = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), min_size=1, max_size=8)
 
 
-def slow_bm25(documents: Sequence[Sequence[str]], query: Sequence[str], k1: float = 1.5, b: float = 0.75) -> list[float]:
+def slow_bm25(
+    documents: Sequence[Sequence[str]], query: Sequence[str], k1: float = 1.5, b: float = 0.75
+) -> list[float]:
     mean = sum(map(len, documents)) / len(documents)
     scores = []
     for document in documents:
@@ -52,12 +54,14 @@ def hits(question: str, document: Document, candidates: int, prior: np.ndarray |
     return retrieval.search(request, index, candidates, prior)
 
 
-TEXT = "\n\n".join(f"The {w} stood in the {w} garden by the old wall of the town." for w in "oak elm ash fir yew".split())
+TEXT = "\n\n".join(
+    f"The {w} stood in the {w} garden by the old wall of the town." for w in "oak elm ash fir yew".split()
+)
 
 
 def test_the_dense_scores_are_the_cosines() -> None:
     found = hits("Where is the elm?", Document("a", TEXT), 0)
-    rows = fakes.embed([p for p in TEXT.split("\n\n")])
+    rows = fakes.embed(list(TEXT.split("\n\n")))
     np.testing.assert_allclose(found.dense, rows @ fakes.embed(["Where is the elm?"])[0], atol=1e-5)
     assert found.ranking[0] == 1
     assert found.similarity(0, 2) == pytest.approx(float(rows[0] @ rows[2]), abs=1e-5)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.context import fakes
 
+from tests.context import fakes
 from tokloom.context import retrieval
 from tokloom.context.spans import passage_characters, passages
 from tokloom.context.stage import Document

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.context import fakes
 
+from tests.context import fakes
 from tokloom.context.stage import Document, Span, render
 from tokloom.context.truncate import Truncate
 

@@ -127,7 +127,8 @@ def test_the_ledger_adds_up(tiny_chat_llama: LanguageModel) -> None:
     # the last token given never went through the model
     assert attention.counts["seen"] == result.prompt_tokens + len(result.tokens) - 1
     assert attention.counts["held"] + attention.counts["evicted"] == attention.counts["seen"]
-    assert attention.counts["attended"] < attention.counts["attendable"]
+    assert attention.counts["attended"] == attention.counts["attendable"]  # one chunk, nothing evicted before its end
+    assert decode.counts["attended"] < decode.counts["attendable"]
     assert decode.tokens_out == len(result.tokens)
     assert decode.counts["drafted"] == decode.counts["accepted"] + decode.counts["rejected"]
     assert decode.tokens_out == 1 + decode.forward_passes + decode.counts["accepted"] + decode.counts["forced"]

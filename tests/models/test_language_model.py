@@ -67,6 +67,24 @@ def test_a_chat_is_encoded_as_transformers_does(chat_gemma: LanguageModel, tiny_
     assert chat_gemma.encode_prompt(chat_gemma.chat(messages), chat=True).count(bos) == 1
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=TEXTS)
+def test_what_messages_say_stays_text(tiny_chat_llama: LanguageModel, text: str) -> None:
+    messages = [{"role": "user", "content": text + ATTACK}]
+    tokens = tiny_chat_llama.chat_tokens(messages)
+    assert tiny_chat_llama.tokenizer.decode(tokens) == tiny_chat_llama.chat(messages)
+    special = [token for token in tokens if token in tiny_chat_llama.vocabulary.special_ids]
+    assert tiny_chat_llama.tokenizer.decode(special) == "<|im_start|><|im_end|><|im_start|>"  # the template's own
+
+
+def test_tokens_of_a_harmless_chat_are_those_of_its_text(
+    chat_gemma: LanguageModel, tiny_chat_llama: LanguageModel
+) -> None:
+    messages = [{"role": "user", "content": "one\n\ntwo"}, {"role": "assistant", "content": " 🙂"}]
+    for model in (chat_gemma, tiny_chat_llama):
+        assert model.chat_tokens(messages) == model.encode_prompt(model.chat(messages), chat=True)
+
+
 def test_chat_renders_up_to_the_answer(tiny_chat_llama: LanguageModel) -> None:
     rendered = tiny_chat_llama.chat([{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}])
     assert rendered == "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
@@ -77,6 +95,8 @@ def test_no_chat_template_names_the_fix(tiny_llama: LanguageModel, tiny_chat_lla
     assert not tiny_llama.has_chat_template
     with pytest.raises(ChatTemplateError, match=r"messages=.*tiny-llama has no chat template.*prompt=.*instruct"):
         tiny_llama.chat([{"role": "user", "content": "hi"}])
+    with pytest.raises(ChatTemplateError, match="no chat template"):
+        tiny_llama.chat_tokens([{"role": "user", "content": "hi"}])
 
 
 def test_a_template_that_refuses_names_the_fix() -> None:

@@ -180,9 +180,10 @@ def test_the_package_of_the_default_model_is_not_imported(smollm2: LanguageModel
 
 @pytest.mark.model
 def test_the_second_start_is_quick(smollm2: LanguageModel) -> None:
-    """Processor time of a fresh process up to the first token, since the clock on the wall is not ours alone.
+    """Under 3 s from the start of a fresh process to the first token's logits, on an idle machine with two cores.
 
-    It is 3 s of wall time on an idle machine with two cores; twice that is for busy ones.
+    Measured as processor time, since the clock on the wall is not ours alone, and with half a second
+    for a busy machine, the best of three.
     """
     code = (
         "import time, tokloom, torch; torch.set_num_threads(1); m = tokloom.load('smollm2-135m');"
@@ -190,9 +191,12 @@ def test_the_second_start_is_quick(smollm2: LanguageModel) -> None:
         "torch.inference_mode().__enter__(); m.model(t); print(time.process_time())"
     )
     assert smollm2.window  # converted before
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert output.stderr == ""
-    assert float(output.stdout) < 6
+    seconds: list[float] = []
+    while len(seconds) < 3 and not any(taken < 3.5 for taken in seconds):
+        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert output.stderr == ""
+        seconds.append(float(output.stdout))
+    assert min(seconds) < 3.5
 
 
 @pytest.mark.paper

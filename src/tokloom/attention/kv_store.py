@@ -308,13 +308,18 @@ class KVStore(Cache):
         """The most that was held at the end of a growth step, layer by layer."""
         return sum(max(layer.tally.peak_bytes, layer.bytes) for layer in self.layers)
 
-    def counts(self) -> dict[str, int]:
-        """Counts over all layers: slots held and evicted (mean of the layers), pairs attended and attendable (sum)."""
+    def slots(self) -> dict[str, int]:
+        """Tokens seen, slots held and slots evicted; the last two as the mean of the layers."""
         n = len(self.layers)
         return {
             "seen": self.seen,
             "held": round(sum(layer.count for layer in self.layers) / n),
             "evicted": round(sum(layer.tally.evicted for layer in self.layers) / n),
+        }
+
+    def pairs(self) -> dict[str, int]:
+        """Pairs of a query row and a slot of a KV head, over all layers: attended, and what dense attention would."""
+        return {
             "attended": sum(layer.tally.attended for layer in self.layers),
             "attendable": sum(layer.tally.attendable for layer in self.layers),
         }

@@ -85,6 +85,7 @@ def ask(
     ] = None,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = None,
+    weights: o.Weights = None,
     device: o.Device = None,
     threads: o.Threads = None,
     context: o.Context = "context_bubble",
@@ -122,6 +123,7 @@ def ask(
     engine_options = o.engine_options(
         model=model,
         dtype=dtype,
+        weights=weights,
         device=device,
         attention=attention,
         drafter=drafter,

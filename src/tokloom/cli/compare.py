@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,7 @@ def compare(
     ] = None,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = None,
+    weights: o.Weights = None,
     device: o.Device = None,
     threads: o.Threads = None,
     context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
@@ -60,7 +62,8 @@ def compare(
 
     given = {"context": context, "attention": attention, "drafter": drafter}
     fixed = {name: spec for name, spec in given.items() if spec is not None}
-    o.engine_options(model=model, dtype=dtype, device=device, **fixed)
+    loading = {"dtype": dtype, "device": device, "weights": weights}
+    o.engine_options(model=model, **loading, **fixed)
     rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)
     o.check_names(spec for spec in (*rows, *evaluations) if spec != "plain")
     path = results if results is not None else Path("out") / "compare" / f"{stage}.jsonl"
@@ -76,16 +79,15 @@ def compare(
         torch.set_num_threads(threads)
     screen = Console(stderr=True)
     with progress.bar(screen) if screen.is_terminal else nullcontext() as told:
-        records = run.compare(
-            stage, rows, evaluations, sizes, model, limit, path, told, engine=fixed, dtype=dtype, device=device
-        )
+        records = run.compare(stage, rows, evaluations, sizes, model, limit, path, told, engine=fixed, **loading)
     output.show(table.render(records, output.console().width))
     answered = sum(record.error is None for record in records)
     sys.stderr.write(f"{answered:,} answers in {path}\n")
     if report is not None:
         from tokloom.compare.report import write_report
 
-        write_report(report, records, _command(stage, methods, tasks, budgets, limit, model, fixed))
+        others = {**loading, "threads": threads, **fixed}
+        write_report(report, records, _command(stage, methods, tasks, budgets, limit, model, others))
         sys.stderr.write(f"report in {report}\n")
     if not answered:
         raise typer.Exit(1)
@@ -98,9 +100,9 @@ def _command(
     budgets: str | None,
     limit: int | None,
     model: str,
-    fixed: dict[str, str],
+    others: Mapping[str, object],
 ) -> str:
     """The command that makes the same comparison, for the report."""
-    options = {"methods": methods, "tasks": tasks, "budgets": budgets, "limit": limit, "model": model, **fixed}
+    options = {"methods": methods, "tasks": tasks, "budgets": budgets, "limit": limit, "model": model, **others}
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["tokloom", "compare", stage, *words])

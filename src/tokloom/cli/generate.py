@@ -39,6 +39,7 @@ def generate(
     system: Annotated[str | None, typer.Option(help="The system message; implies --chat.")] = None,
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = None,
+    weights: o.Weights = None,
     device: o.Device = None,
     threads: o.Threads = None,
     attention: o.Attention = "dense",
@@ -68,7 +69,9 @@ def generate(
     )
     as_chat = chat or system is not None
     rule = o.constraint(constraint, choices, strip=as_chat)
-    engine_options = o.engine_options(model=model, dtype=dtype, device=device, attention=attention, drafter=drafter)
+    engine_options = o.engine_options(
+        model=model, dtype=dtype, device=device, weights=weights, attention=attention, drafter=drafter
+    )
 
     from tokloom.cli import answer, output
 

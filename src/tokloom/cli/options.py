@@ -25,6 +25,12 @@ Dtype = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16 or float16; the model's default if not given.", rich_help_panel=_MODEL),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="fp32, bf16, int8, int4 packed, or torch; the precision of --dtype if not given.", rich_help_panel=_MODEL
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; torch's default if not given.", rich_help_panel=_MODEL)
@@ -141,9 +147,11 @@ def check_names(specs: Iterable[str]) -> None:
         card(parse_spec(spec)[0])
 
 
-def engine_options(*, model: str, dtype: str | None, device: str | None, **specs: str | None) -> dict[str, Any]:
+def engine_options(
+    *, model: str, dtype: str | None, device: str | None, weights: str | None, **specs: str | None
+) -> dict[str, Any]:
     """Keyword arguments of `tokloom.Engine`, checked as far as that needs no torch."""
     if dtype is not None and dtype not in DTYPES:
         raise ArgumentError("--dtype", dtype, "one of " + ", ".join(DTYPES))
     check_names(spec for spec in specs.values() if spec is not None)
-    return {"model": model, "dtype": dtype, "device": device, **specs}
+    return {"model": model, "dtype": dtype, "device": device, "weights": weights, **specs}

@@ -17,7 +17,7 @@ def costs_of(result: Result) -> dict[str, float]:
     """The costs of one answer; what no stage counted is left out.
 
     prompt_tokens, generated_tokens; document_tokens: the documents before selection; kv_bytes, kv_bytes_peak; seen,
-    held: slots of the KV store; attended, attendable: query-key pairs, summed over layers and query heads;
+    held: slots of the KV store; attended, attendable: query-key pairs of decoding, over all layers and KV heads;
     forward_passes: of decoding, the pass that reads the prompt not among them; drafted, accepted: tokens; seconds by
     stage: seconds_context, seconds_prefill, seconds_decode, and seconds, all stages together.
     """
@@ -105,8 +105,8 @@ COSTS = (
     Cost("prompt_tokens", "prompt tokens", "prompt (tokens)", _mean("prompt_tokens")),
     Cost("kv_bytes", "KV held, MiB", "keys and values held at the end (MiB)", _mean("kv_bytes"), 2**-20),
     Cost("kv_bytes_peak", "KV peak, MiB", "keys and values held at the peak (MiB)", _mean("kv_bytes_peak"), 2**-20),
-    Cost("attended", "attended", "query-key pairs attended (% of all)", _ratio("attended", "attendable"), 100.0,
-         lambda value: f"{value:.1f}%"),
+    Cost("attended", "attended", "query-key pairs attended in decoding (% of all)", _ratio("attended", "attendable"),
+         100.0, lambda value: f"{value:.1f}%"),
     Cost("forward_passes", "passes", "forward passes of decoding", _mean("forward_passes")),
     Cost("tokens_per_pass", "tokens/pass", "tokens per forward pass", _ratio("generated_tokens", "forward_passes"),
          plotted=False),

@@ -69,6 +69,7 @@ def compare(
     engine: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    weights: str | None = None,
 ) -> list[Record]:
     """Every method, at every budget, on every example of every task; what `results` already holds is not run again.
 
@@ -85,7 +86,7 @@ def compare(
         results: file of JSON lines that results are appended to (see `records`).
         progress: told what happens; `progress.bar` shows it.
         engine: arguments of `Engine` for all rows: attention, drafter, context, prefill_chunk.
-        dtype, device: for `tokloom.load`, if model is a name.
+        dtype, device, weights: for `tokloom.load`, if model is a name.
 
     Returns:
         One record per cell of this comparison, tasks outermost, then examples, then methods. A method that can't
@@ -100,7 +101,7 @@ def compare(
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ArgumentError("limit", limit, "an integer >= 1, or None for all examples")
     others = _others(engine or {})
-    loaded = _load(model, dtype, device)
+    loaded = _load(model, {"dtype": dtype, "device": device, "weights": weights})
     with RecordFile(Path(results)) as file:
         cells = list(_cells(stage, rows, evaluations, loaded, limit, others))
         return _run(cells, loaded, others, file, progress)
@@ -125,14 +126,15 @@ def _others(engine: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load(model: str | LanguageModel, dtype: str | None, device: str | None) -> LanguageModel:
+def _load(model: str | LanguageModel, options: dict[str, str | None]) -> LanguageModel:
     if not isinstance(model, str):
-        if dtype is not None or device is not None:
-            raise ArgumentError("dtype and device", (dtype, device), "None with a loaded model")
+        for name, value in options.items():
+            if value is not None:
+                raise ArgumentError(name, value, "None with a loaded model")
         return model
     from tokloom.models.load import load
 
-    return load(model, dtype=dtype, device=device)
+    return load(model, **options)
 
 
 def versions() -> dict[str, str]:
@@ -149,6 +151,7 @@ def _settings(model: LanguageModel, contender: Contender, others: Mapping[str, A
     fixed = fixed_parts(contender, others)
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": model.weights,
         "device": str(model.device),
         "threads": torch.get_num_threads(),
         **{name: registry.spec_of(part) if hasattr(part, "stage") else part for name, part in fixed.items()},

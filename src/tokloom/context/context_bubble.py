@@ -9,7 +9,7 @@ Formula: candidates C = the `pool` passages with the highest ``base`` and the st
     ``relevance(s)`` = mean of BM25 and cosine, each a share of its best (of 0.4 if the best cosine is less);
     ``title(s)`` = idf-weighted share of the question's words in the titles of the sections around s;
     ``new(s, S)`` = share of the facets' weight that s has and S has not (facets: the question's words by idf, and
-    the `facets` most characteristic words of the anchors at `facet_weight` of that);
+    the `facets` most characteristic words of the anchors at `facet_weight` times the anchor's relevance of that);
     ``overlap(s, S)`` = most that s shares with one span of S: share of its words, or ``2 cosine - 1``.
     s is taken if it passes three gates: overlap in words below `max_overlap`; its section's tokens within
     `section_share` of the budget; ``tokens(rendering of S and s) <= budget``. A passage too long for what is
@@ -60,14 +60,14 @@ class ContextBubble(ContextSelector):
     dense_candidates: int = pydantic.Field(default=32, ge=0)
     """passages that are embedded, chosen by BM25 and titles; 0 is all"""
     pool: int = pydantic.Field(default=64, ge=1)
-    """passages that are considered, besides the anchors' neighbours"""
+    """fewest passages that are considered, besides the anchors' neighbours; more if the budget holds half as many"""
     anchors: int = pydantic.Field(default=4, ge=1)
     """best passages that the bubble grows around, without copies of one another"""
     radius: int = pydantic.Field(default=1, ge=0)
     """neighbours of an anchor in its section that become candidates, on each side"""
     decay: float = pydantic.Field(default=0.5, ge=0, le=1)
     """share of an anchor's relevance that a neighbour has at least, per step"""
-    prior: float = pydantic.Field(default=0.3, ge=0)
+    prior: float = pydantic.Field(default=0.4, ge=0)
     """weight of the question's words in the titles of sections; 0 is without"""
     priors: dict[str, float] = pydantic.Field(default={"contents": -0.5})
     """addition to the score of sections whose title has that word, as a JSON object"""
@@ -83,7 +83,7 @@ class ContextBubble(ContextSelector):
     """redundancy gate: share of a span's words that one already taken may have; 1 is without gate"""
     section_share: float = pydantic.Field(default=0.75, gt=0, le=1)
     """section gate: share of the budget that one section may take, if there are several; 1 is without gate"""
-    min_gain: float = pydantic.Field(default=0.25)
+    min_gain: float = pydantic.Field(default=0.2)
     """a span that gains no more than this is left, even if there is room"""
 
     def select(self, request: ContextRequest) -> Selection:
@@ -151,10 +151,11 @@ class _Bubble:
         self._trace: dict[Piece, Decision] = {}
         base = self._relevance + prior
         order = [int(i) for i in np.argsort(-base, kind="stable")]
-        self._anchors = self._choose_anchors([i for i in order[: options.pool] if base[i] > 0])
+        size = max(options.pool, 2 * request.budget // options.passage_tokens)
+        self._anchors = self._choose_anchors([i for i in order[:size] if base[i] > 0])
         self._facets = self._weigh_facets(question)
         self._uncovered = dict(self._facets)
-        self._pool = self._candidates(order[: options.pool], base)
+        self._pool = self._candidates(order[:size], base)
         self._several = len({(c.passage.document, c.passage.section) for c in self._pool}) > 1
 
     def grow(self) -> Selection:
@@ -177,22 +178,35 @@ class _Bubble:
 
     def _choose_anchors(self, best: Sequence[int]) -> list[int]:
         """The first of `best` that are not copies of one another: copies would give the bubble one centre only."""
+        most = self._options.max_overlap
         chosen: list[int] = []
         for i in best:
             words = frozenset(self._index.words[i])
             nearest = max((_shared(words, self._index.words[j]) for j in chosen), default=0.0)
-            if len(chosen) < self._options.anchors and (nearest < self._options.max_overlap or self._options.max_overlap == 1):
+            if nearest < most or most == 1:
                 chosen.append(i)
+            if len(chosen) == self._options.anchors:
+                break
         return chosen
 
     def _weigh_facets(self, question: Sequence[str]) -> dict[str, float]:
-        """Weights of the question's words and of the anchors' characteristic words."""
+        """Weights of the question's words, also of those that no passage has, and of the anchors' characteristic words.
+
+        A word of an anchor counts as much as the anchor is relevant: a bad anchor must not set the topic.
+        """
         index = self._index
-        facets = {word: index.weight(word) for word in question if word in index.idf}
-        counts = Counter(word for i in self._anchors for word in index.words[i] if word not in facets)
-        strength = {word: n * index.idf[word] for word, n in counts.items() if len(word) > 2}
+        facets = {word: index.weight(word) for word in question}
+        strength: dict[str, float] = {}
+        relevance: dict[str, float] = {}
+        for i in self._anchors:
+            trust = float(self._relevance[i])
+            for word in index.words[i]:
+                if word not in facets and len(word) > 2:
+                    strength[word] = strength.get(word, 0.0) + trust * index.idf[word]
+                    relevance[word] = max(relevance.get(word, 0.0), trust)
         secondary = sorted(strength, key=lambda word: (-strength[word], word))[: self._options.facets]
-        return facets | {word: self._options.facet_weight * index.idf[word] for word in secondary}
+        weight = self._options.facet_weight
+        return facets | {word: weight * relevance[word] * index.idf[word] for word in secondary}
 
     def _candidates(self, best: Sequence[int], base: Floats) -> list[_Candidate]:
         options, found = self._options, self._index.passages

@@ -180,9 +180,16 @@ def _pieces(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, 
 
 
 def _hard(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
-    """A sentence cut at white space, or, where a run without any is longer than `limit`, anywhere."""
+    """A long sentence as pieces of about the same length, cut after a clause if it can be, else between words.
+
+    Only where a run without white space is longer than `limit` is it cut within.
+    """
     while end - start > limit:
-        at = next((i for i in range(start + limit, start, -1) if text[i].isspace()), start + limit)
+        aim = start + math.ceil((end - start) / math.ceil((end - start) / limit))
+        gaps = [i for i in range(start + 1, start + limit + 1) if text[i].isspace()]
+        near = [i for i in gaps if i - start >= (aim - start) / 2] or gaps[-1:]
+        clauses = [i for i in near if text[i - 1] in ",;:—–-"]
+        at = min(clauses or near, key=lambda i: abs(i - aim), default=aim)
         yield _trim(text, start, at)
         start, _ = _trim(text, at, end)
     if start < end:

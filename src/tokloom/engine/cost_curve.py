@@ -69,7 +69,7 @@ def load_or_measure(model: LanguageModel) -> CostCurve:
     """The curve of this model on this machine, from the cache directory if it was measured before."""
     parameters = sum(p.numel() for p in model.model.parameters())
     identity = [
-        type(model.model).__name__, parameters, str(model.dtype), str(model.device),
+        type(model.model).__name__, parameters, str(model.dtype), model.weights, str(model.device),
         torch.get_num_threads(), torch.__version__, *WIDTHS,
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

@@ -25,7 +25,7 @@ from tokloom.engine.request import Chunk, Result, Sampling
 from tokloom.engine.sampling import Sampler
 from tokloom.errors import ArgumentError, BudgetError, CompositionError
 from tokloom.ledger import Ledger, Row, Saving
-from tokloom.models.embedder import Embedder
+from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load
 
@@ -78,7 +78,7 @@ class Engine:
         attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
-        dtype, device: as for `tokloom.load`; only with a name.
+        dtype, device, weights: as for `tokloom.load`; only with a name.
         prefill_chunk: tokens of the prompt that go through the model in one pass.
 
     Raises:
@@ -95,6 +95,7 @@ class Engine:
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
+        weights: str | None = None,
         prefill_chunk: int = 512,
     ) -> None:
         if not isinstance(prefill_chunk, int) or prefill_chunk < 1:
@@ -107,16 +108,16 @@ class Engine:
         if self.drafter is not None:
             _check_needs(self.drafter, decode_stage.GIVES)
         if isinstance(model, LanguageModel):
-            if dtype is not None or device is not None:
-                raise ArgumentError(
-                    "dtype and device", (dtype, device), "None with a loaded model; give them to tokloom.load"
-                )
+            given = {"dtype": dtype, "device": device, "weights": weights}
+            for name, value in given.items():
+                if value is not None:
+                    raise ArgumentError(name, value, "None with a loaded model", "Give it to tokloom.load.")
             self.model = model
         else:
-            self.model = load(model, dtype=dtype, device=device)
+            self.model = load(model, dtype=dtype, device=device, weights=weights)
         self.prefill_chunk = prefill_chunk
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
-        self._embed = Embedder(device=self.model.device)
+        self._embed = shared(str(self.model.device))
 
     # --- public calls
 
@@ -224,7 +225,7 @@ class Engine:
                     logits = forward(self.model, store, [target], step, all_logits=True)[0]
                     row.forward_passes += 1
             row.tokens_in = row.tokens_out = len(targets)
-        _account(ledger.row("attention"), store)
+        _account(ledger.row("attention"), ledger.row("decode"), store)
         return Score(tuple(targets), tuple(logprobs), tuple(ranks), ledger)
 
     # --- the stages of a request
@@ -233,7 +234,7 @@ class Engine:
         with ledger.stage("tokenize", "model") as row:
             if messages is not None:
                 check_messages(messages)
-                tokens = self.model.encode_prompt(self.model.chat(list(messages)), chat=True)
+                tokens = self.model.chat_tokens(messages)
             else:
                 if not isinstance(prompt, str) or not prompt:
                     raise ArgumentError("prompt", prompt, "a text that is not empty")
@@ -300,6 +301,7 @@ class Engine:
                 if progress is not None:
                     progress("prompt", done, len(tokens))
             store.shrink(room)
+            row.counts = store.pairs()
         return store, logits
 
     def _run(
@@ -333,7 +335,7 @@ class Engine:
         }  # fmt: skip
         if generated - 1 != decoding.passes:
             row.savings = [Saving("forward passes", generated - 1, decoding.passes)]
-        _account(ledger.row("attention"), store)
+        _account(ledger.row("attention"), row, store)
         return decoding
 
     # --- checks
@@ -350,7 +352,12 @@ class Engine:
         if documents:
             parts["context"] = self.context
         specs = {key: registry.spec_of(part) for key, part in parts.items() if part is not None}
-        return {"model": self.model.name, "dtype": str(self.model.dtype).removeprefix("torch."), **specs}
+        return {
+            "model": self.model.name,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "weights": self.model.weights,
+            **specs,
+        }
 
 
 def _check_needs(component: Any, gives: frozenset[str]) -> None:
@@ -376,12 +383,15 @@ def _read(documents: Sequence[Document | str | Path]) -> list[Document]:
     return texts
 
 
-def _account(row: Row, store: KVStore) -> None:
-    """Writes what the store held and computed into the attention row, when the request has ended."""
-    row.counts = store.counts()
-    row.tokens_out = row.counts["held"]
-    row.kv_bytes, row.kv_bytes_peak = store.bytes, store.peak_bytes
-    if row.counts["evicted"]:
-        row.savings.append(Saving("KV slots", row.counts["seen"], row.counts["held"]))
-    if row.counts["attended"] != row.counts["attendable"]:
-        row.savings.append(Saving("attended pairs", row.counts["attendable"], row.counts["attended"]))
+def _account(attention: Row, decode: Row, store: KVStore) -> None:
+    """Writes what the store held and computed into the rows, when the request has ended."""
+    slots, pairs = store.slots(), store.pairs()
+    decode.counts |= {name: pairs[name] - attention.counts[name] for name in pairs}
+    attention.counts |= slots
+    attention.tokens_out = slots["held"]
+    attention.kv_bytes, attention.kv_bytes_peak = store.bytes, store.peak_bytes
+    if slots["evicted"]:
+        attention.savings.append(Saving("KV slots", slots["seen"], slots["held"]))
+    for row in (attention, decode):
+        if row.counts["attended"] != row.counts["attendable"]:
+            row.savings.append(Saving("attended pairs", row.counts["attendable"], row.counts["attended"]))

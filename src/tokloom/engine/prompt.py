@@ -28,5 +28,5 @@ def question_over_context(model: LanguageModel, question: str, context: str) -> 
     """The prompt for a question over selected passages; through the chat template if the model has one."""
     if model.has_chat_template:
         content = f"{context}\n\nUsing the passages above, answer in one short sentence.\nQuestion: {question}"
-        return model.encode_prompt(model.chat([{"role": "user", "content": content}]), chat=True)
+        return model.chat_tokens([{"role": "user", "content": content}])
     return model.encode_prompt(f"{context}\n\nQuestion: {question}\nAnswer:", chat=False)

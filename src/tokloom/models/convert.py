@@ -73,7 +73,7 @@ def _convert(gguf: Gguf, target: Path) -> None:
     from rich.console import Console
     from transformers import modeling_gguf_pytorch_utils as reader
 
-    status = f"Preparing {gguf.name}, this once: dequantizing its GGUF file into {target}"
+    status = f"Preparing {gguf.name}, this once: dequantizing its GGUF file"
     with Console(stderr=True).status(status), quiet(reader):
         if len(gguf.files) == 1:
             model, tokenizer = _read_gguf(gguf.name, gguf.files[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokloom.errors import ArgumentError, ModelNotFoundError
 from tokloom.models.bundled import package_dir
 from tokloom.models.quiet import quiet
-from tokloom.startup import collector_paused
+from tokloom.startup import quick_start
 
 if TYPE_CHECKING:
     import torch
@@ -78,13 +78,19 @@ class Embedder:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         directory = model_dir()
-        with collector_paused():
+        with quick_start():
             from transformers import AutoModel, AutoTokenizer
 
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
                 model = AutoModel.from_pretrained(directory, local_files_only=True, dtype="float32")
         return model.to(self.device).eval(), tokenizer
+
+
+@cache
+def shared(device: str) -> Embedder:
+    """The process's embedder on a device: all engines use one copy of its weights."""
+    return Embedder(device)
 
 
 def model_dir() -> Path:

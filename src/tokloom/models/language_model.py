@@ -29,11 +29,13 @@ class LanguageModel:
         tokenizer: of transformers, with a `tokenizers` backend.
         device: where the model's weights are.
         dtype: what it computes in.
+        weights: how its linear layers keep their weights; see `tokloom.load`.
     """
 
     name: str
     model: PreTrainedModel = field(repr=False)
     tokenizer: PreTrainedTokenizerFast = field(repr=False)
+    weights: str = "torch"
     device: torch.device = field(init=False)
     dtype: torch.dtype = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -108,6 +110,19 @@ class LanguageModel:
         messages: each with "role" and "content", oldest first. Raises ChatTemplateError if the model has
         no chat template or its template refuses these messages; ArgumentError if there are none.
         """
+        return str(self._apply_template(messages, tokenize=False))
+
+    def chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of `chat(messages)`, in which what the messages say stays text.
+
+        A document or a user that writes "<|im_end|>" can't end its own turn: only the template's special
+        tokens are special. Where no message has any, equal to `encode_prompt(chat(messages), chat=True)`.
+        """
+        with self._lock:
+            ids = self._apply_template(messages, tokenize=True, return_dict=False, sanitize_control_tokens=True)
+        return list(ids)
+
+    def _apply_template(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
         if not messages:
             raise ArgumentError("messages", [], "at least one message")
         if not self.has_chat_template:
@@ -118,10 +133,9 @@ class LanguageModel:
             )
         import jinja2
 
+        plain = [dict(message) for message in messages]
         try:
-            rendered: Any = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
+            return self.tokenizer.apply_chat_template(plain, add_generation_prompt=True, **options)
         except (jinja2.TemplateError, TypeError) as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise ChatTemplateError(
@@ -129,14 +143,13 @@ class LanguageModel:
                 f" {str(error)!r}. Give the roles that it takes, mostly an optional system message, then user"
                 " and assistant in turn, each with a text as content; or pass prompt= instead."
             ) from error
-        return str(rendered)
 
     @cached_property
     def _logits_width(self) -> int:
         """Rows of the output embedding, which may be padded beyond the tokenizer's vocabulary."""
         model: Any = self.model
         head = model.get_output_embeddings()
-        width = head.weight.shape[0] if head is not None else model.config.get_text_config().vocab_size
+        width = head.out_features if head is not None else model.config.get_text_config().vocab_size
         return int(width)
 
     def _encode(self, text: str, *, parse: bool, add: bool) -> list[int]:

@@ -15,7 +15,7 @@ from tokloom.models.convert import Gguf, converted
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.pretrained import load_pretrained
 from tokloom.models.quiet import quiet
-from tokloom.startup import collector_paused
+from tokloom.startup import quick_start
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ def load(
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    weights: str | None = None,
 ) -> LanguageModel:
     """Loads a causal language model.
 
@@ -45,23 +46,31 @@ def load(
         dtype: "float32", "bfloat16" or "float16" (or short "fp32", "bf16", "fp16"), or a torch.dtype.
             None is float32 on a CPU, where it is the fastest and most exact, and the checkpoint's own elsewhere.
         device: as torch names it ("cpu", "cuda:0", "mps"). None is the accelerator if there is one, else the CPU.
+        weights: how linear layers keep theirs on a CPU: "fp32", "bf16", "int8" or "int4" packed for tokloom's
+            kernels (int8 and int4 with factors for every 32 inputs), or "torch" to leave nn.Linear as it is.
+            None is the precision of `dtype`: "fp32" or "bf16"; "torch" for others and off the CPU.
 
     A GGUF file is dequantized on its first load and kept in the cache directory ($TOKLOOM_CACHE, else
     ~/.cache/tokloom); later loads map it into memory.
 
-    Raises ModelNotFoundError, NotCausalLMError, UnsupportedModelError, or ArgumentError for a bad dtype or device.
+    Raises ModelNotFoundError, NotCausalLMError, UnsupportedModelError, or ArgumentError for a bad dtype, device or
+    weights.
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ArgumentError("name", name, "a bundled model, a directory, a .gguf file or a hub id")
-    with collector_paused(), _LOADING:
+    with quick_start(), _LOADING:
+        from tokloom.models.packed_linear import check_weights, pack
+
         place = _device(device)
         precision = _dtype(dtype, place)
+        check_weights(weights, place)
         shown = os.fspath(name)
         source, local = _resolve(shown)
         with quiet() if local else nullcontext():  # a download shows its progress
             model, tokenizer = load_pretrained(shown, source, local=local, dtype=precision)
             placed: Any = model
-            return LanguageModel(shown, placed.to(place), tokenizer)
+            placed = placed.to(place)
+            return LanguageModel(shown, placed, tokenizer, pack(placed, weights))
 
 
 def _resolve(name: str) -> tuple[str, bool]:
