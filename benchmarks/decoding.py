@@ -31,7 +31,7 @@ REPETITIVE = [
     "Copy the table below exactly.\n"
     + "\n".join(f"row {i}: name=item{i}; price={i * 3}.00; stock=yes" for i in range(12))
     + "\nCopy:\nrow 0: name=item0; price=0.00; stock=yes\n",
-    "apples, pears, plums, cherries and figs; " * 10,
+    "".join(f"2024-05-01 10:00:{i:02d} INFO worker-{i % 3}: request served in 12 ms, status 200\n" for i in range(12)),
     "def test_add():\n    assert add(1, 2) == 3\n\ndef test_sub():\n    assert sub(1, 2) == -1\n\n" * 3
     + "def test_mul():\n",
 ]  # fmt: skip
@@ -65,8 +65,14 @@ def tokloom_generate(engine: Engine, prompt: str, count: int) -> tuple[list[int]
     )
 
 
-def compare(model: tokloom.LanguageModel, prompts: dict[str, list[str]], count: int, rounds: int) -> None:
-    engines = {"plain": Engine(model), "token_recycling": Engine(model, drafter="token_recycling")}
+def compare(
+    model: tokloom.LanguageModel,
+    reference: tokloom.LanguageModel,
+    prompts: dict[str, list[str]],
+    count: int,
+    rounds: int,
+) -> None:
+    drafters = {"plain": None, "token_recycling": "token_recycling"}
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
     speeds: dict[tuple[str, str], list[float]] = defaultdict(list)
     per_pass: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -75,12 +81,13 @@ def compare(model: tokloom.LanguageModel, prompts: dict[str, list[str]], count: 
         for kind, texts in prompts.items():
             for text in texts:
                 tokens = model.encode_prompt(text, chat=False)
-                expected, base = transformers_generate(model, tokens, count)
+                expected, base = transformers_generate(reference, tokens, count)
                 if len(expected) < 8:
                     continue
                 speeds[kind, "transformers"].append(1 / base)
                 plain = None
-                for name, engine in engines.items():
+                for name, drafter in drafters.items():
+                    engine = Engine(model, drafter=drafter)  # anew: what it learned from this very text must not help
                     output, seconds, counts = tokloom_generate(engine, text, count)
                     if round_ == 0:  # warms caches, matrices and the processor
                         continue
@@ -97,7 +104,7 @@ def compare(model: tokloom.LanguageModel, prompts: dict[str, list[str]], count: 
         print(
             f"{kind:<24}{'transformers generate':<26}{statistics.median(speeds[kind, 'transformers']):>10.1f}{1:>16.2f}"
         )
-        for name in engines:
+        for name in drafters:
             over = ratios.get((kind, name + " / plain"))
             print(
                 f"{'':<24}{name:<26}{statistics.median(speeds[kind, name]):>10.1f}"
@@ -162,7 +169,7 @@ def main() -> None:
     else:
         book = model.encode(BOOK.read_text(encoding="utf-8"))
         prompts = {"context 512": [model.decode(book[5000:5512])], "repetitive": REPETITIVE}
-    compare(model, prompts, args.tokens, args.rounds)
+    compare(model, tokloom.load(weights="torch"), prompts, args.tokens, args.rounds)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_the_tree_follows_what_was_observed(history: list[list[tuple[int, int]]]
         logits = torch.stack(
             [torch.from_numpy(np.random.default_rng(seed).permutation(VOCABULARY)) for _, seed in rows]
         )
-        state.observe([token for token, _ in rows], logits.float())
+        state.observe([token for token, _ in rows], logits.float(), [0])
         for (token, _), row in zip(rows, logits, strict=True):
             seen[token] = row.argsort(descending=True)[:4].tolist()
     tree = state.propose([3, last], limit)
@@ -65,8 +66,8 @@ def test_hit_rates_shape_the_tree() -> None:
         token, follower = step % 10, (step + 1) % 10
         logits = torch.zeros(1, VOCABULARY)
         logits[0, follower] = 1
-        right.observe([token], logits)
-        wrong.observe([token], torch.from_numpy(np.random.default_rng(step).random((1, VOCABULARY))))
+        right.observe([token], logits, [0])
+        wrong.observe([token], torch.from_numpy(np.random.default_rng(step).random((1, VOCABULARY))), [0])
     assert max(right.propose([3], 8).depths()) == 8
     assert right.propose([3], 8).tokens == (4, 5, 6, 7, 8, 9, 0, 1)
     assert max(wrong.propose([3], 8).depths()) < 4
@@ -110,3 +111,20 @@ def test_effect_more_tokens_a_pass_and_the_same_text(smollm2: LanguageModel) -> 
     drafted = engine.generate(prompt, sampling=sampling)
     assert drafted.tokens == plain.tokens
     assert drafted.ledger.row("decode").forward_passes <= len(drafted.tokens) / 2
+
+
+@given(prompt=st.lists(st.integers(0, VOCABULARY - 1), max_size=40))
+def test_the_prompt_gives_the_latest_followers(prompt: list[int]) -> None:
+    state = started(candidates=3)
+    state.read(prompt)
+    followers: dict[int, list[int]] = defaultdict(list)
+    for token, follower in pairwise(prompt):
+        followers[token] = [follower, *(f for f in followers[token] if f != follower)][:3]
+    for token in range(VOCABULARY):
+        assert [t for t in state.matrix[token].tolist() if t >= 0] == followers[token]
+
+
+def test_without_the_prompt_nothing_is_known() -> None:
+    state = TokenRecycling(prompt=False).start(FakeVocabulary(), torch.device("cpu"))  # type: ignore[arg-type]
+    state.read([1, 2, 3, 1, 2])
+    assert len(state.propose([1], 10)) == 0

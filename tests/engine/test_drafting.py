@@ -20,7 +20,7 @@ class Chain(DraftState):
         n = min(10, limit)
         return DraftTree(tuple(range(n)), tuple(range(-1, n - 1)), tuple(self.chance ** (i + 1) for i in range(n)))
 
-    def observe(self, tokens, logits):  # type: ignore[no-untyped-def]
+    def observe(self, tokens, logits, path):  # type: ignore[no-untyped-def]
         return None
 
 
@@ -50,10 +50,10 @@ def test_trust_falls_with_rejections_and_comes_back(tiny_llama: LanguageModel) -
     tree = made.propose([1], 20)
     assert len(tree) > 0
     for _ in range(60):
-        made.learn([1], torch.zeros(1, 4), tree, 0)
+        made.learn([1], torch.zeros(1, 4), tree, [0])
     assert len(made.propose([1], 20)) == 0
     for _ in range(300):
-        made.learn([1], torch.zeros(1, 4), DraftTree(), 0)
+        made.learn([1], torch.zeros(1, 4), DraftTree(), [0])
     assert len(made.propose([1], 20)) > 0
 
 

@@ -67,17 +67,23 @@ class DraftTree:
 class DraftState(ABC):
     """A drafter at work. It may serve many requests, one after the other or interleaved.
 
-    Neither method may keep state that is tied to one request: they get all of it as arguments.
+    No method may keep state that is tied to one request: they get all of it as arguments.
     """
+
+    def read(self, tokens: Sequence[int]) -> None:  # noqa: B027 - a drafter may have no use for it
+        """Sees the prompt of a request before its output is drafted."""
 
     @abstractmethod
     def propose(self, tokens: Sequence[int], limit: int) -> DraftTree:
         """A tree of at most `limit` nodes to follow `tokens` (prompt and output so far)."""
 
     @abstractmethod
-    def observe(self, tokens: Sequence[int], logits: torch.Tensor) -> None:
-        """Learns from a forward pass: `logits` (rows, vocabulary) are what the model predicted
-        after each of `tokens` (rows), be they accepted or not."""
+    def observe(self, tokens: Sequence[int], logits: torch.Tensor, path: Sequence[int]) -> None:
+        """Learns from a forward pass.
+
+        tokens: the rows, the last accepted token first, then the tree's nodes, accepted or not.
+        logits: (rows, vocabulary), what the model predicted after each.
+        path: the rows that are part of the text now, in its order; begins with row 0."""
 
 
 class Drafter(ABC):

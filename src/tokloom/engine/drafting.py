@@ -57,11 +57,13 @@ class Drafting:
                 best, size = rate, nodes
         return tree.top(size, depth) if size < len(tree) else tree
 
-    def learn(self, rows: Sequence[int], logits: torch.Tensor, tree: DraftTree, accepted: int) -> None:
-        """Tells the drafter what the model said, and notes how good the estimate was."""
-        self.state.observe(rows, logits)
+    def learn(self, rows: Sequence[int], logits: torch.Tensor, tree: DraftTree, path: Sequence[int]) -> None:
+        """Tells the drafter what the model said, and notes how good the estimate was.
+
+        Arguments as of `DraftState.observe`; `tree` is what was verified."""
+        self.state.observe(rows, logits, path)
+        accepted = len(path) - 1
         if len(tree):
-            # A geometric mean of ratios would never leave zero; move the sums instead.
             expected = sum(tree.chances)
             self.trust += self.RATE * (accepted - self.trust * expected) / max(expected, 1.0)
             self.trust = min(max(self.trust, 0.05), 2.0)

@@ -51,6 +51,8 @@ class Decoding:
 
     def run(self, logits: torch.Tensor) -> Iterator[Chunk]:
         """Decodes until a stop; `logits` (vocabulary,) are those after the prompt."""
+        if self.drafting is not None:
+            self.drafting.state.read(self.tokens)
         self._take(self.sampler.draw(logits, self._allowed()))
         yield self._chunk()
         while self.stop_reason is None:
@@ -136,4 +138,4 @@ class Decoding:
         if len(tree):
             self.store.accept(path)
         if self.drafting is not None:
-            self.drafting.learn(rows, logits, tree, len(path) - 1)
+            self.drafting.learn(rows, logits, tree, path)
