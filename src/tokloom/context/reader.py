@@ -40,6 +40,7 @@ _BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
 )
 _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
 _MAX_CONTROL = 0.002  # share of control characters up to which a text may still be a text
+_WARNINGS = 3  # about single files of a folder; the rest are counted
 _MAX_FOREIGN = 0.3  # share of characters beyond ASCII in a plausible cp1252 text
 
 
@@ -47,8 +48,8 @@ def read(source: str | os.PathLike[str]) -> list[Document]:
     """The documents at a path, or on standard input for ``"-"``.
 
     A file gives one document, whatever its ending. A folder gives one for each file of a known type
-    in it and the folders below, sorted by path; hidden files are left out, folders that link back to
-    one already visited are visited once, and a file that can't be read is left out with a warning in the log.
+    in it and the folders below, sorted by path; hidden files and links to folders are left out, and so is a file
+    that can't be read, with a warning in the log.
 
     Raises:
         DocumentError: nothing is there, it can't be opened, it is empty, or it isn't text; for a
@@ -169,8 +170,10 @@ def _folder(folder: Path) -> list[Document]:
             documents.append(_file(path))
         except DocumentError as error:
             refused.append(error)
-    for left_out in refused:
+    for left_out in refused[:_WARNINGS]:
         _log.warning("left out: %s", left_out)
+    if len(refused) > _WARNINGS:
+        _log.warning("left out: %d more files of %s", len(refused) - _WARNINGS, folder)
     if not documents:
         endings = ", ".join(sorted(TEXT | MARKDOWN | HTML | PDF)[:6])
         problem = f"no file in this folder can be read; the first problem: {refused[0]}" if refused else (
@@ -181,19 +184,14 @@ def _folder(folder: Path) -> list[Document]:
 
 
 def _walk(folder: Path, refuse: Callable[[DocumentError], None]) -> Iterator[Path]:
-    """Files of known types below a folder, sorted; each folder once, so that links can't lead in circles."""
-    visited: set[tuple[int, int]] = set()
+    """Files of known types below a folder, sorted. Links to folders are not followed: they may lead out of it, or in
+    circles."""
 
     def failed(error: OSError) -> None:
         where = str(error.filename or folder)
         refuse(DocumentError(where, f"the folder can't be opened ({_reason(error)})", "Check its permissions."))
 
-    for root, folders, files in os.walk(folder, onerror=failed, followlinks=True):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
+    for root, folders, files in os.walk(folder, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in TEXT | MARKDOWN | HTML | PDF:

@@ -39,11 +39,7 @@ class Sampler:
         # Inverse of the cumulative distribution, most likely token first.
         cumulative = values.softmax(-1, dtype=torch.float64).cumsum(-1)
         point = torch.rand((), generator=self.generator, dtype=torch.float64).item() * float(cumulative[-1])
-        place = int(
-            torch.searchsorted(
-                cumulative, torch.tensor(point, dtype=torch.float64, device=cumulative.device), right=True
-            )
-        )
+        place = int(torch.searchsorted(cumulative, torch.tensor(point, dtype=torch.float64), right=True))
         return int(tokens[min(place, len(tokens) - 1)])
 
 
@@ -58,6 +54,7 @@ def filtered(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, to
         values, tokens = (logits / sampling.temperature).topk(count)
     else:
         values, tokens = (logits / sampling.temperature).sort(descending=True)
+    values, tokens = values.cpu(), tokens.cpu()  # in float64 from here on, which not every device has
     if sampling.top_p < 1:
         probabilities = values.softmax(-1, dtype=torch.float64)
         before = probabilities.cumsum(-1) - probabilities
