@@ -55,7 +55,8 @@ format: setup
 	$(BIN)/ruff format .
 
 demo: setup
-	$(BIN)/tokloom ask examples/alice_in_wonderland.txt "What did Alice find on the little glass table?"
+	$(BIN)/tokloom ask examples/alice_in_wonderland.txt "What does the Caterpillar smoke?" --budget 500 \
+		--attention token_select:budget=192 --drafter token_recycling
 
 bench: setup
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

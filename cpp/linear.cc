@@ -10,6 +10,10 @@
 #include <string>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "pool.h"
 
 namespace tokloom {
@@ -70,12 +74,27 @@ void pack_int4(const Source& from, std::uint8_t* to, float* factors) {
       const float inverse = scale > 0 ? 1 / scale : 0;
       factors[group * 2 * kBlock + lane] = scale;
       factors[(group * 2 + 1) * kBlock + lane] = least;
-      for (std::size_t k = group * kGroup; k < (group + 1) * kGroup; ++k) {
-        const long level = std::clamp(std::lrint((from.at(lane, k) - least) * inverse), 0L, 15L);
-        std::uint8_t& pair = to[k / 2 * kBlock + lane];
-        pair = static_cast<std::uint8_t>(pair | level << (k % 2 * 4));
-      }
+      const auto level = [&](std::size_t k) {
+        return std::clamp(std::lrint((from.at(lane, k) - least) * inverse), 0L, 15L);
+      };
+      for (std::size_t k = group * kGroup; k < (group + 1) * kGroup; k += 2)
+        to[k / 2 * kBlock + lane] = static_cast<std::uint8_t>(level(k) | level(k + 1) << 4);
     }
+}
+
+constexpr std::size_t kHugePage = std::size_t{1} << 21;
+
+// Memory of at least `bytes`, not cleared. Large blocks ask for huge pages: weights are read from end to end again and
+// again, and with pages of 4 KiB a good part of that is looking up addresses.
+void* allocate(std::size_t bytes) {
+  const std::size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  const std::size_t size = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, size);
+  if (!memory) throw std::bad_alloc();
+#if defined(__linux__)
+  if (alignment == kHugePage) madvise(memory, size, MADV_HUGEPAGE);
+#endif
+  return memory;
 }
 
 const Kernels& choose() {
@@ -99,7 +118,7 @@ const Kernels& kernels() {
   return chosen;
 }
 
-void PackedMatrix::Free::operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
+void PackedMatrix::Free::operator()(void* p) const { std::free(p); }
 
 PackedMatrix::PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Format format,
                            int threads)
@@ -110,15 +129,17 @@ PackedMatrix::PackedMatrix(const float* weights, std::size_t outputs, std::size_
   const std::size_t factors = (scaled ? inputs / kGroup : 0) * (format == Format::int4 ? 2 : 1);
   data_bytes_ = blocks() * inputs * stride;
   scale_count_ = blocks() * factors * kBlock;
-  data_.reset(::operator new(data_bytes_, std::align_val_t{64}));
-  scales_.reset(static_cast<float*>(::operator new(scale_count_ * sizeof(float), std::align_val_t{64})));
-  std::memset(data_.get(), 0, data_bytes_);
-  std::fill_n(scales_.get(), scale_count_, 0.0f);
+  data_.reset(allocate(data_bytes_));
+  scales_.reset(static_cast<float*>(allocate(scale_count_ * sizeof(float))));
   parallel_for(blocks(), 4, threads, [&](std::size_t begin, std::size_t end) {
     for (std::size_t block = begin; block < end; ++block) {
       const Source source{weights + block * kBlock * inputs, inputs, std::min(kBlock, outputs - block * kBlock)};
       char* data = static_cast<char*>(data_.get()) + block * inputs * stride;
       float* scales = scales_.get() + block * factors * kBlock;
+      if (source.lanes < kBlock) {
+        std::memset(data, 0, inputs * stride);
+        std::fill_n(scales, factors * kBlock, 0.0f);
+      }
       switch (format) {
         case Format::f32: pack_f32(source, reinterpret_cast<float*>(data)); break;
         case Format::bf16: pack_bf16(source, reinterpret_cast<std::uint16_t*>(data)); break;

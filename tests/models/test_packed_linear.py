@@ -154,7 +154,8 @@ def test_bad_weights_are_named(tmp_path) -> None:  # type: ignore[no-untyped-def
 
 @pytest.mark.model
 def test_loss_of_precision_on_a_real_model(alice: str) -> None:
-    """Perplexity of a page: int8 within 0.5% of fp32 and int4 within 10% (benchmarks/weights.py has 8k tokens)."""
+    """Perplexity of a page, int8 and int4 within 0.5% of fp32: the model's file is Q4_1, whose blocks int4 takes over
+    (benchmarks/weights.py has 8k tokens)."""
     loss = {}
     for weights in ("torch", "fp32", "int8", "int4"):
         model = tokloom.load(weights=weights)
@@ -164,7 +165,7 @@ def test_loss_of_precision_on_a_real_model(alice: str) -> None:
         loss[weights] = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens[1:])).exp().item()
     assert loss["fp32"] == pytest.approx(loss["torch"], rel=1e-4)
     assert loss["int8"] == pytest.approx(loss["torch"], rel=5e-3)
-    assert loss["int4"] == pytest.approx(loss["torch"], rel=0.1)
+    assert loss["int4"] == pytest.approx(loss["torch"], rel=5e-3)
 
 
 @pytest.mark.model

@@ -76,13 +76,17 @@ def check_weights(weights: str | None, device: torch.device) -> None:
 def pack(model: Any, weights: str | None) -> str:
     """Replaces every `nn.Linear` of a model in place, the output head included; a tied embedding keeps its weights.
 
-    weights: one of WEIGHTS; None is the precision that the model has, if the kernels have it. Returns what was done.
+    weights: one of WEIGHTS; None is the precision that the model has, if the kernels have it. With int4 the output
+    head is int8, as in most GGUF files: its errors go straight into the logits. Returns what was done.
     """
     if weights is None:
         weights = BY_DTYPE.get(model.dtype, TORCH) if model.device.type == "cpu" else TORCH
     if weights != TORCH:
+        head = model.get_output_embeddings()
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is nn.Linear:
-                    setattr(parent, name, PackedLinear(child, weights))
+                    setattr(
+                        parent, name, PackedLinear(child, "int8" if child is head and weights == "int4" else weights)
+                    )
     return weights
