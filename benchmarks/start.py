@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/start.py [--runs 5] [--model NAME]
 
-Beside it, in turn: the same with transformers alone (from_pretrained and one forward pass), and the mere imports of torch
-and of transformers' model code. tokloom pauses the garbage collector during its imports, so that it can be below them.
+Beside it, in turn: the same with transformers alone (from_pretrained and one forward pass), and the mere imports of
+torch and of transformers' model code. tokloom pauses the garbage collector during its imports, so that it can be
+below them.
 """
 
 from __future__ import annotations
