@@ -25,7 +25,7 @@ from typing import Any, TypeVar, dataclass_transform
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from tokloom.errors import ArgumentError, SpecError, UnknownNameError
+from tokloom.errors import ArgumentError, CompositionError, SpecError, UnknownNameError
 
 STAGES = ("tokenize", "context", "attention", "decode", "train", "vision", "evaluate")
 ENTRY_POINT_GROUP = "tokloom.methods"
@@ -410,3 +410,14 @@ def spec_of(component: Any) -> str:
             changed[field.name] = value
     name: str = component.name
     return format_spec(name, changed)
+
+
+def check_needs(component: Any, gives: frozenset[str]) -> None:
+    """Raises CompositionError, naming both sides, if a component needs what its stage does not give."""
+    missing = sorted(set(component.needs) - gives)
+    if missing:
+        raise CompositionError(
+            f"{component.name} (needs {', '.join(component.needs)})",
+            f"the {component.stage} stage (gives {', '.join(sorted(gives))})",
+            f"nothing gives {', '.join(missing)}",
+        )

@@ -20,6 +20,7 @@ from tokloom.compare.records import Record, RecordFile
 from tokloom.context.stage import Document
 from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError, TokloomError
+from tokloom.evaluate.stage import GIVES as TASK_GIVES
 from tokloom.evaluate.stage import Example, Task
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def _tasks(tasks: Sequence[str | Task]) -> list[Task]:
     if isinstance(tasks, str) or not tasks:
         raise ArgumentError("tasks", tasks, "one or more specs of tasks", "List them: tokloom methods evaluate.")
     built = [registry.build(task, Task, "tasks") for task in tasks]
+    for task in built:
+        registry.check_needs(task, TASK_GIVES)
     return list({registry.spec_of(task): task for task in built}.values())
 
 

@@ -23,7 +23,7 @@ from tokloom.engine.loop import Decoding
 from tokloom.engine.prompt import check_messages, question_over_context
 from tokloom.engine.request import Chunk, Result, Sampling
 from tokloom.engine.sampling import Sampler
-from tokloom.errors import ArgumentError, BudgetError, CompositionError
+from tokloom.errors import ArgumentError, BudgetError
 from tokloom.ledger import Ledger, Row, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
@@ -103,10 +103,10 @@ class Engine:
         self.attention: AttentionPolicy = registry.build(attention, AttentionPolicy, "attention")
         self.drafter: Drafter | None = None if drafter is None else registry.build(drafter, Drafter, "drafter")
         self.context: ContextSelector = registry.build(context, ContextSelector, "context")
-        _check_needs(self.attention, attention_stage.GIVES)
-        _check_needs(self.context, context_stage.GIVES)
+        registry.check_needs(self.attention, attention_stage.GIVES)
+        registry.check_needs(self.context, context_stage.GIVES)
         if self.drafter is not None:
-            _check_needs(self.drafter, decode_stage.GIVES)
+            registry.check_needs(self.drafter, decode_stage.GIVES)
         if isinstance(model, LanguageModel):
             given = {"dtype": dtype, "device": device, "weights": weights}
             for name, value in given.items():
@@ -171,6 +171,8 @@ class Engine:
         if (prompt is None) == (messages is None):
             raise ArgumentError("prompt and messages", (prompt, messages), "exactly one of the two")
         rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
+        if rule is not None:
+            registry.check_needs(rule, decode_stage.GIVES)
         matcher = rule.start(self.model.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
@@ -358,16 +360,6 @@ class Engine:
             "weights": self.model.weights,
             **specs,
         }
-
-
-def _check_needs(component: Any, gives: frozenset[str]) -> None:
-    missing = sorted(set(component.needs) - gives)
-    if missing:
-        raise CompositionError(
-            f"{component.name} (needs {', '.join(component.needs)})",
-            f"the {component.stage} stage (gives {', '.join(sorted(gives))})",
-            f"nothing gives {', '.join(missing)}",
-        )
 
 
 def _read(documents: Sequence[Document | str | Path]) -> list[Document]:
