@@ -76,10 +76,6 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
 
 
-def percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
 @dataclass(frozen=True)
 class Cost:
     """One cost over all examples of a row.

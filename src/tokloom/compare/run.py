@@ -130,13 +130,11 @@ def _others(engine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(model: str | LanguageModel, options: dict[str, str | None]) -> LanguageModel:
-    if not isinstance(model, str):
-        for name, value in options.items():
-            if value is not None:
-                raise ArgumentError(name, value, "None with a loaded model")
-        return model
-    from tokloom.models.load import load
+    from tokloom.models.load import load, refuse_options
 
+    if not isinstance(model, str):
+        refuse_options(**options)
+        return model
     return load(model, **options)
 
 

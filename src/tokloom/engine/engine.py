@@ -27,7 +27,7 @@ from tokloom.errors import ArgumentError, BudgetError
 from tokloom.ledger import Ledger, Row, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
-from tokloom.models.load import load
+from tokloom.models.load import load, refuse_options
 
 if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
@@ -108,10 +108,7 @@ class Engine:
         if self.drafter is not None:
             registry.check_needs(self.drafter, decode_stage.GIVES)
         if isinstance(model, LanguageModel):
-            given = {"dtype": dtype, "device": device, "weights": weights}
-            for name, value in given.items():
-                if value is not None:
-                    raise ArgumentError(name, value, "None with a loaded model", "Give it to tokloom.load.")
+            refuse_options(dtype=dtype, device=device, weights=weights)
             self.model = model
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)

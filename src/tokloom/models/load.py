@@ -73,6 +73,13 @@ def load(
             return LanguageModel(shown, placed, tokenizer, pack(placed, weights))
 
 
+def refuse_options(**options: object) -> None:
+    """Raises ArgumentError if an option of `load` is given where the model is loaded already."""
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(name, value, "None with a loaded model", "Give it to tokloom.load.")
+
+
 def _resolve(name: str) -> tuple[str, bool]:
     """Where transformers finds the model, and whether that is a directory (else a hub id)."""
     if name in bundled.BUNDLED:

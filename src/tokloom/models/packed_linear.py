@@ -82,11 +82,9 @@ def pack(model: Any, weights: str | None) -> str:
     if weights is None:
         weights = BY_DTYPE.get(model.dtype, TORCH) if model.device.type == "cpu" else TORCH
     if weights != TORCH:
-        head = model.get_output_embeddings()
+        head, of_head = model.get_output_embeddings(), "int8" if weights == "int4" else weights
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is nn.Linear:
-                    setattr(
-                        parent, name, PackedLinear(child, "int8" if child is head and weights == "int4" else weights)
-                    )
+                    setattr(parent, name, PackedLinear(child, of_head if child is head else weights))
     return weights
