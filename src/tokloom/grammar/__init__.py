@@ -1,0 +1,1 @@
+"""Grammars: front ends (JSON Schema, regex, GBNF, Lark, EBNF, structural tags) and the engine that makes masks."""
