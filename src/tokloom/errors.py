@@ -7,6 +7,7 @@
     │   │   └── SpecError       a component spec "name:key=value" can't be read, or an option is refused
     │   ├── UnknownNameError    no method, model or task of that name; suggests the nearest
     │   ├── DocumentError       a document can't be read as text
+    │   ├── GrammarError        a schema, regex or grammar is wrong, unsupported or can't be matched; says where
     │   └── CompositionError    two components can't work together; names both sides
     └── ModelError              the model can't serve; exit code 2 when the name is wrong, else 1
         ├── ModelNotFoundError
@@ -76,6 +77,17 @@ class DocumentError(UsageError):
     def __init__(self, path: str, problem: str, hint: str = "") -> None:
         self.path, self.problem = path, problem
         super().__init__(f"{path}: {problem}. {hint}".rstrip())
+
+
+class GrammarError(UsageError):
+    """A schema, regular expression or grammar can't be compiled.
+
+    where: a JSON pointer ("#/properties/age"), an offset ("character 17") or a line and column ("line 3, column 8").
+    """
+
+    def __init__(self, where: str, problem: str, hint: str = "") -> None:
+        self.where, self.problem = where, problem
+        super().__init__(f"{where}: {problem}. {hint}".rstrip())
 
 
 class CompositionError(UsageError):
