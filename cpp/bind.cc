@@ -10,12 +10,13 @@
 #include <vector>
 
 #include "linear.h"
+#include "packing.h"
 #include "token_trie.h"
 
 namespace nb = nanobind;
 using tokloom::ByteTrie;
 using tokloom::ChoiceSet;
-using tokloom::Format;
+using tokloom::Kind;
 using tokloom::PackedMatrix;
 using Bitmask = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -45,12 +46,17 @@ uint32_t checked_state(const ChoiceSet& choices, int64_t state) {
   return static_cast<uint32_t>(state);
 }
 
-Format format_of(const std::string& name) {
-  if (name == "fp32") return Format::f32;
-  if (name == "bf16") return Format::bf16;
-  if (name == "int8") return Format::int8;
-  if (name == "int4") return Format::int4;
+Kind kind_of(const std::string& name) {
+  if (name == "fp32") return Kind::f32;
+  if (name == "bf16") return Kind::bf16;
+  if (name == "int8") return Kind::level8;
+  if (name == "int4") return Kind::level4;
   throw nb::value_error(("format '" + name + "' is not one of fp32, bf16, int8, int4").c_str());
+}
+
+int checked_bits(int bits) {
+  if (bits != 8 && bits != 16) throw nb::value_error("activation_bits is neither 8 nor 16");
+  return bits;
 }
 
 }  // namespace
@@ -66,17 +72,33 @@ NB_MODULE(_core, m) {
       .def(
           "__init__",
           [](PackedMatrix* self, uintptr_t weights, size_t outputs, size_t inputs, const std::string& format,
-             int threads) {
-            const Format parsed = format_of(format);
+             int activation_bits, int threads) {
+            const Kind kind = kind_of(format);
+            checked_bits(activation_bits);
             nb::gil_scoped_release unlocked;
-            new (self) PackedMatrix(reinterpret_cast<const float*>(weights), outputs, inputs, parsed, threads);
+            new (self) PackedMatrix(reinterpret_cast<const float*>(weights), outputs, inputs, kind, activation_bits,
+                                    threads);
           },
-          nb::arg("weights"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("format"),
+          nb::arg("weights"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("format"), nb::arg("activation_bits"),
+          nb::arg("threads"))
+      .def_static(
+          "from_gguf",
+          [](const nb::bytes& blocks, int type, size_t outputs, size_t inputs, int activation_bits, int threads) {
+            checked_bits(activation_bits);
+            const size_t row = tokloom::kind_of_gguf(type) ? tokloom::gguf_row_bytes(type, inputs) : 0;
+            if (row == 0 || inputs % tokloom::kGroup || blocks.size() != row * outputs)
+              throw nb::value_error("blocks is not a matrix of that type and shape");
+            const auto* data = reinterpret_cast<const uint8_t*>(blocks.c_str());
+            nb::gil_scoped_release unlocked;
+            return PackedMatrix(data, type, outputs, inputs, activation_bits, threads);
+          },
+          nb::arg("blocks"), nb::arg("type"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("activation_bits"),
           nb::arg("threads"))
       .def(
           "apply",
           [](const PackedMatrix& self, uintptr_t x, size_t rows, uintptr_t out, int threads) {
-            self.apply(reinterpret_cast<const float*>(x), rows, reinterpret_cast<float*>(out), threads);
+            tokloom::Rows input(reinterpret_cast<const float*>(x), rows, self.inputs());
+            self.apply(input, reinterpret_cast<float*>(out), self.outputs(), threads);
           },
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("x"), nb::arg("rows"), nb::arg("out"), nb::arg("threads"))
       .def(

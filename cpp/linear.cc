@@ -1,92 +1,27 @@
 #include "linear.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <numeric>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
+#include "packing.h"
 #include "pool.h"
 
 namespace tokloom {
 namespace {
 
-std::uint16_t to_bf16(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if (std::isnan(value)) return static_cast<std::uint16_t>(bits >> 16 | 64);
-  return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even
-}
-
-// The rows of one block: `lanes` outputs (16 but in the last block) of `inputs` weights each.
-struct Source {
-  const float* rows;
-  std::size_t inputs, lanes;
-  float at(std::size_t lane, std::size_t k) const { return rows[lane * inputs + k]; }
-};
-
-void pack_f32(const Source& from, float* to) {
-  for (std::size_t k = 0; k < from.inputs; ++k)
-    for (std::size_t lane = 0; lane < from.lanes; ++lane) to[k * kBlock + lane] = from.at(lane, k);
-}
-
-void pack_bf16(const Source& from, std::uint16_t* to) {
-  for (std::size_t k = 0; k < from.inputs; ++k)
-    for (std::size_t lane = 0; lane < from.lanes; ++lane) to[k * kBlock + lane] = to_bf16(from.at(lane, k));
-}
-
-// The weight of largest magnitude in a group, with its sign.
-float peak_of(const Source& from, std::size_t lane, std::size_t group) {
-  float peak = 0;
-  for (std::size_t k = group * kGroup; k < (group + 1) * kGroup; ++k)
-    if (std::fabs(from.at(lane, k)) > std::fabs(peak)) peak = from.at(lane, k);
-  return peak;
-}
-
-void pack_int8(const Source& from, std::int8_t* to, float* scales) {
-  for (std::size_t group = 0; group < from.inputs / kGroup; ++group)
-    for (std::size_t lane = 0; lane < from.lanes; ++lane) {
-      const float scale = std::fabs(peak_of(from, lane, group)) / 127;
-      const float inverse = scale > 0 ? 1 / scale : 0;
-      scales[group * kBlock + lane] = scale;
-      for (std::size_t k = group * kGroup; k < (group + 1) * kGroup; ++k)
-        to[k * kBlock + lane] = static_cast<std::int8_t>(std::clamp(std::lrint(from.at(lane, k) * inverse), -127L, 127L));
-    }
-}
-
-void pack_int4(const Source& from, std::uint8_t* to, float* factors) {
-  for (std::size_t group = 0; group < from.inputs / kGroup; ++group)
-    for (std::size_t lane = 0; lane < from.lanes; ++lane) {
-      float least = from.at(lane, group * kGroup), most = least;
-      for (std::size_t k = group * kGroup; k < (group + 1) * kGroup; ++k) {
-        least = std::min(least, from.at(lane, k));
-        most = std::max(most, from.at(lane, k));
-      }
-      const float scale = (most - least) / 15;
-      const float inverse = scale > 0 ? 1 / scale : 0;
-      factors[group * 2 * kBlock + lane] = scale;
-      factors[(group * 2 + 1) * kBlock + lane] = least;
-      const auto level = [&](std::size_t k) {
-        return std::clamp(std::lrint((from.at(lane, k) - least) * inverse), 0L, 15L);
-      };
-      for (std::size_t k = group * kGroup; k < (group + 1) * kGroup; k += 2)
-        to[k / 2 * kBlock + lane] = static_cast<std::uint8_t>(level(k) | level(k + 1) << 4);
-    }
-}
-
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
 // Memory of at least `bytes`, not cleared. Large blocks ask for huge pages: weights are read from end to end again and
 // again, and with pages of 4 KiB a good part of that is looking up addresses.
-void* allocate(std::size_t bytes) {
+char* aligned(std::size_t bytes) {
   const std::size_t alignment = bytes >= kHugePage ? kHugePage : 64;
   const std::size_t size = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, size);
@@ -94,7 +29,7 @@ void* allocate(std::size_t bytes) {
 #if defined(__linux__)
   if (alignment == kHugePage) madvise(memory, size, MADV_HUGEPAGE);
 #endif
-  return memory;
+  return static_cast<char*>(memory);
 }
 
 const Kernels& choose() {
@@ -102,9 +37,10 @@ const Kernels& choose() {
   const std::string name = asked ? asked : "";
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
   if (avx512 && (name.empty() || name == "avx512")) return kernels_avx512();
   if (avx2 && name != "portable") return kernels_avx2();
 #endif
@@ -118,63 +54,125 @@ const Kernels& kernels() {
   return chosen;
 }
 
+Kernel Kernels::of(Kind kind, int bits) const {
+  const std::size_t precision = bits == 16 ? 1 : 0;
+  switch (kind) {
+    case Kind::f32: return f32;
+    case Kind::bf16: return bf16;
+    case Kind::level8: return level8[precision];
+    case Kind::level8_fine: return level8_fine[precision];
+    case Kind::level8_least: return level8_least[precision];
+    case Kind::level4: return level4[precision];
+    case Kind::level4_wide: return level4_wide[precision];
+  }
+  return nullptr;
+}
+
 void PackedMatrix::Free::operator()(void* p) const { std::free(p); }
 
-PackedMatrix::PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Format format,
-                           int threads)
-    : outputs_(outputs), inputs_(inputs), format_(format) {
-  const bool scaled = format == Format::int8 || format == Format::int4;
-  if (scaled && inputs % kGroup) throw std::invalid_argument("inputs must be a multiple of 32 for int8 and int4");
-  const std::size_t stride = format == Format::f32 ? 64 : format == Format::bf16 ? 32 : format == Format::int8 ? 16 : 8;
-  const std::size_t factors = (scaled ? inputs / kGroup : 0) * (format == Format::int4 ? 2 : 1);
-  data_bytes_ = blocks() * inputs * stride;
-  scale_count_ = blocks() * factors * kBlock;
-  data_.reset(allocate(data_bytes_));
-  scales_.reset(static_cast<float*>(allocate(scale_count_ * sizeof(float))));
+void PackedMatrix::allocate() {
+  const Layout form = layout(kind_);
+  if (form.group && inputs_ % kGroup) throw std::invalid_argument("inputs must be a multiple of 32 for levels");
+  data_bytes_ = blocks() * inputs_ * kBlock * form.bits / 8;
+  if (form.group) factor_bytes_ = blocks() * inputs_ / form.group * form.factors * kBlock * form.factor_bytes;
+  data_.reset(aligned(data_bytes_));
+  factors_.reset(aligned(factor_bytes_));
+}
+
+PackedMatrix::PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Kind kind,
+                           int activation_bits, int threads)
+    : outputs_(outputs), inputs_(inputs), kind_(kind), activation_bits_(activation_bits) {
+  allocate();
+  const bool levels = layout(kind).group > 0;
   parallel_for(blocks(), 4, threads, [&](std::size_t begin, std::size_t end) {
+    Levels rows[kBlock];
     for (std::size_t block = begin; block < end; ++block) {
-      const Source source{weights + block * kBlock * inputs, inputs, std::min(kBlock, outputs - block * kBlock)};
-      char* data = static_cast<char*>(data_.get()) + block * inputs * stride;
-      float* scales = scales_.get() + block * factors * kBlock;
-      if (source.lanes < kBlock) {
-        std::memset(data, 0, inputs * stride);
-        std::fill_n(scales, factors * kBlock, 0.0f);
+      const float* from = weights + block * kBlock * inputs;
+      const std::size_t lanes = std::min(kBlock, outputs - block * kBlock);
+      char* data = data_.get() + data_bytes_ / blocks() * block;
+      if (!levels) {
+        pack_floats(from, lanes, inputs, kind, data);
+        continue;
       }
-      switch (format) {
-        case Format::f32: pack_f32(source, reinterpret_cast<float*>(data)); break;
-        case Format::bf16: pack_bf16(source, reinterpret_cast<std::uint16_t*>(data)); break;
-        case Format::int8: pack_int8(source, reinterpret_cast<std::int8_t*>(data), scales); break;
-        case Format::int4: pack_int4(source, reinterpret_cast<std::uint8_t*>(data), scales); break;
-      }
+      for (std::size_t lane = 0; lane < lanes; ++lane) find_levels(from + lane * inputs, inputs, kind, rows[lane]);
+      pack_levels(rows, lanes, inputs, kind, data, factors_.get() + factor_bytes_ / blocks() * block);
     }
   });
 }
 
-void PackedMatrix::apply(const float* x, std::size_t rows, float* out, int threads) const {
-  const Kernels& set = kernels();
-  const Kernel kernel = format_ == Format::f32    ? set.f32
-                        : format_ == Format::bf16 ? set.bf16
-                        : format_ == Format::int8 ? set.int8
-                                                  : set.int4;
-  std::vector<float> sums;
-  if (format_ == Format::int4) {
-    const std::size_t groups = inputs_ / kGroup;
-    sums.resize(rows * groups);
-    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = std::accumulate(x + i * kGroup, x + (i + 1) * kGroup, 0.0f);
-  }
+PackedMatrix::PackedMatrix(const std::uint8_t* gguf, int type, std::size_t outputs, std::size_t inputs,
+                           int activation_bits, int threads)
+    : outputs_(outputs), inputs_(inputs), kind_(kind_of_gguf(type).value()), activation_bits_(activation_bits) {
+  allocate();
+  const std::size_t row_bytes = gguf_row_bytes(type, inputs);
   parallel_for(blocks(), 4, threads, [&](std::size_t begin, std::size_t end) {
-    kernel(x, rows, inputs_, data_.get(), scales_.get(), sums.data(), outputs_, out, begin, end);
+    Levels rows[kBlock];
+    for (std::size_t block = begin; block < end; ++block) {
+      const std::size_t lanes = std::min(kBlock, outputs - block * kBlock);
+      for (std::size_t lane = 0; lane < lanes; ++lane)
+        read_gguf_row(gguf + (block * kBlock + lane) * row_bytes, type, inputs, rows[lane]);
+      pack_levels(rows, lanes, inputs, kind_, data_.get() + data_bytes_ / blocks() * block,
+                  factors_.get() + factor_bytes_ / blocks() * block);
+    }
   });
 }
 
+void PackedMatrix::prepare(Rows& rows, int threads) const {
+  if (!layout(kind_).group || rows.bits == activation_bits_) return;
+  rows.bits = activation_bits_;
+  rows.levels.resize(rows.rows * inputs_ * 2);
+  rows.scales.resize(rows.rows * inputs_ / kGroup);
+  rows.sums.resize(rows.rows * inputs_ / 16);
+  const Quantize quantize = kernels().quantize;
+  parallel_for(rows.rows, 16, threads, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) quantize(rows, row);
+  });
+}
+
+void PackedMatrix::apply(const Rows& rows, float* out, std::size_t stride, std::size_t begin, std::size_t end) const {
+  const Packed packed{data_.get(), factors_.get(), outputs_, inputs_};
+  kernels().of(kind_, activation_bits_)(rows, packed, out, stride, begin, end);
+}
+
+void PackedMatrix::apply(Rows& rows, float* out, std::size_t stride, int threads) const {
+  prepare(rows, threads);
+  parallel_for(blocks(), 4, threads,
+               [&](std::size_t begin, std::size_t end) { apply(rows, out, stride, begin, end); });
+}
+
 void PackedMatrix::unpack(float* weights) const {
-  std::unique_ptr<float[]> unit(new float[inputs_]());
-  std::unique_ptr<float[]> column(new float[outputs_]);
-  for (std::size_t k = 0; k < inputs_; ++k) {
-    unit[k] = 1;
-    apply(unit.get(), 1, column.get(), 1);
-    unit[k] = 0;
-    for (std::size_t output = 0; output < outputs_; ++output) weights[output * inputs_ + k] = column[output];
+  const Layout form = layout(kind_);
+  for (std::size_t output = 0; output < outputs_; ++output) {
+    const std::size_t block = output / kBlock, lane = output % kBlock;
+    const char* data = data_.get() + data_bytes_ / blocks() * block;
+    const char* factors = factors_.get() + factor_bytes_ / blocks() * block;
+    const auto factor = [&](std::size_t group, std::size_t which) {
+      const std::size_t at = (group * form.factors + which) * kBlock + lane;
+      if (form.factor_bytes == 2) return from_half(reinterpret_cast<const std::uint16_t*>(factors)[at]);
+      return reinterpret_cast<const float*>(factors)[at];
+    };
+    for (std::size_t k = 0; k < inputs_; ++k) {
+      float& value = weights[output * inputs_ + k];
+      if (kind_ == Kind::f32) {
+        value = reinterpret_cast<const float*>(data)[k * kBlock + lane];
+      } else if (kind_ == Kind::bf16) {
+        const std::uint32_t bits =
+            static_cast<std::uint32_t>(reinterpret_cast<const std::uint16_t*>(data)[k * kBlock + lane]) << 16;
+        std::memcpy(&value, &bits, sizeof value);
+      } else {
+        const auto* bytes = reinterpret_cast<const std::uint8_t*>(data);
+        int level;
+        if (form.bits == 8) {
+          level = bytes[k / 4 * 4 * kBlock + lane * 4 + k % 4];
+        } else {
+          const std::size_t start = k / 32 * 32, i = k % 16;
+          level = bytes[(start / 2 + i / 4 * 4) * kBlock + lane * 4 + i % 4] >> (k % 32 / 16 * 4) & 15;
+        }
+        const float scale = factor(k / form.group, 0);
+        value = form.factors == 2 ? scale * static_cast<float>(level) + factor(k / form.group, 1)
+                                  : scale * static_cast<float>(level - 128);
+      }
+    }
   }
 }
 

@@ -1,32 +1,101 @@
 // y = x W^T for packed weights: one kernel for one row (decoding), a draft tree's rows or a prompt chunk's.
 //
-// Packed layout: the outputs in blocks of 16; a block holds, input by input, its 16 weights side by
-// side. So a block is one stream of memory, a weight that was read serves all rows of a tile, and no
-// register has to be summed up across its lanes. Quantized formats are widened to float in registers.
-// Every 32 inputs of an output share a scale, kept per block as (inputs / 32, 16) floats: int8 is
-// scale * level, level -127 to 127. int4 is scale * level + least, level 0 to 15, and keeps (inputs / 32,
-// 2, 16) floats, scales and leasts: what GGUF's Q4_1 holds is taken over without loss.
+// Packed layout: the outputs in blocks of 16; a block is one stream of memory that holds, step by step along the
+// inputs, what the 16 outputs need, so that a weight that was read serves all rows of a tile and no register has to be
+// summed up across its lanes.
+//
+// fp32 and bf16: input by input, 16 weights side by side. Widened to float in registers; nothing is rounded.
+//
+// Levels: a weight is scale * level + least, level 0 to 255 (8 bits) or 0 to 15 (4 bits), with a scale, and where the
+// format needs it a least value, for every 16 or 32 inputs of an output; without one, least is -128 * scale, so that 8
+// bits are signed. Four inputs of one output lie side by side: what one instruction multiplies and sums. Products are
+// of integers: the rows of x are rounded to 16 bits (or to 8) with a scale for every 32 inputs. With 16 bits that is
+// within 2^-16 of a group's largest value, finer than what fp32 sums in another order differ by in practice.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace tokloom {
 
-enum class Format { f32, bf16, int8, int4 };
+constexpr std::size_t kBlock = 16;  // outputs of a block
+constexpr std::size_t kGroup = 32;  // inputs that share a scale of x
 
-constexpr std::size_t kBlock = 16;   // outputs of a block
-constexpr std::size_t kGroup = 32;   // inputs that share a scale
+// How a matrix is kept. The kernels are compiled for each of these.
+enum class Kind : std::uint8_t {
+  f32,
+  bf16,
+  level8,         // 8 bits, groups of 32, fp16 scales
+  level8_fine,    // 8 bits, groups of 16, fp32 scales
+  level8_least,   // 8 bits, groups of 32, fp32 scales and leasts
+  level4,         // 4 bits, groups of 32, fp16 scales and leasts
+  level4_wide,    // 4 bits, groups of 32, fp32 scales and leasts
+};
 
-// Computes out (rows, outputs) for output blocks [begin, end). All row-major float; `data` and `scales` are packed;
-// sums (rows, inputs / 32) are those of x over each group, for formats that need them.
-using Kernel = void (*)(const float* x, std::size_t rows, std::size_t inputs, const void* data, const float* scales,
-                        const float* sums, std::size_t outputs, float* out, std::size_t begin, std::size_t end);
+struct Layout {
+  std::size_t bits;    // of a weight
+  std::size_t group;   // inputs that share factors; 0 without
+  std::size_t factors; // of a group for each output
+  std::size_t factor_bytes;
+};
+
+constexpr Layout layout(Kind kind) {
+  switch (kind) {
+    case Kind::f32: return {32, 0, 0, 0};
+    case Kind::bf16: return {16, 0, 0, 0};
+    case Kind::level8: return {8, 32, 1, 2};
+    case Kind::level8_fine: return {8, 16, 1, 4};
+    case Kind::level8_least: return {8, 32, 2, 4};
+    case Kind::level4: return {4, 32, 2, 2};
+    case Kind::level4_wide: return {4, 32, 2, 4};
+  }
+  return {};
+}
+
+// Rows that are multiplied, (rows, inputs) floats; the rest is filled in by `quantize` where the kernel needs it.
+struct Rows {
+  const float* x;
+  std::size_t rows, inputs;
+  int bits = 0;                       // of a level of x: 16 or 8, 0 while there are none
+  std::vector<std::int8_t> levels{};  // of every row 2 * inputs bytes, as the instruction set's kernel reads them
+  std::vector<float> scales{};        // (rows, inputs / 32)
+  std::vector<std::int32_t> sums{};   // (rows, inputs / 16), of the levels
+
+  Rows(const float* x_, std::size_t rows_, std::size_t inputs_) : x(x_), rows(rows_), inputs(inputs_) {}
+};
+
+// A packed matrix as a kernel sees it.
+struct Packed {
+  const void* data;
+  const void* factors;  // (blocks, inputs / group, factors, 16) of fp16 or fp32: scales, then leasts
+  std::size_t outputs, inputs;
+};
+
+// Computes out[row * stride + output] for output blocks [begin, end).
+using Kernel = void (*)(const Rows& rows, const Packed& matrix, float* out, std::size_t stride, std::size_t begin,
+                        std::size_t end);
+// Fills in row `row` of the levels of x.
+using Quantize = void (*)(Rows& rows, std::size_t row);
+
+// What a layer does between its matrices; see elementwise_kernels.inc.
+struct Elementwise {
+  void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* out);
+  void (*add)(const float* x, std::size_t n, float* to);
+  void (*rotate)(float* x, const float* cosines, const float* sines, std::size_t half);
+  void (*silu_gate)(float* gate, const float* up, std::size_t n);
+  void (*gelu_gate)(float* gate, const float* up, std::size_t n);
+};
 
 struct Kernels {
   const char* name;
-  Kernel f32, bf16, int8, int4;
+  Quantize quantize;
+  Elementwise elementwise;
+  Kernel f32, bf16;
+  Kernel level8[2], level8_fine[2], level8_least[2], level4[2], level4_wide[2];  // by x of 8 bits or of 16
+
+  Kernel of(Kind kind, int bits) const;
 };
 
 const Kernels& kernels_avx512();
@@ -39,29 +108,39 @@ const Kernels& kernels();
 // A matrix (outputs, inputs) in packed form. Immutable, so that threads may share it.
 class PackedMatrix {
  public:
-  // weights: (outputs, inputs) row-major. Inputs must be a multiple of 32 for int8 and int4.
-  PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Format format, int threads);
+  // From floats, (outputs, inputs) row-major. Inputs must be a multiple of 32 for kinds with levels.
+  // activation_bits: 16 or 8, what the rows that are multiplied are rounded to; of no effect on f32 and bf16.
+  PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Kind kind, int activation_bits,
+               int threads);
+  // From the blocks of a GGUF tensor, row by row, value for value. `type` is ggml's number; `kind_of_gguf` must know it.
+  PackedMatrix(const std::uint8_t* blocks, int type, std::size_t outputs, std::size_t inputs, int activation_bits,
+               int threads);
 
-  // out (rows, outputs) = x (rows, inputs) * W^T
-  void apply(const float* x, std::size_t rows, float* out, int threads) const;
+  // out[row * stride + output] = rows W^T; `rows` is quantized on the way if need be.
+  void apply(Rows& rows, float* out, std::size_t stride, int threads) const;
+  // Part of it: output blocks [begin, end), once `prepare` has been called.
+  void prepare(Rows& rows, int threads) const;
+  void apply(const Rows& rows, float* out, std::size_t stride, std::size_t begin, std::size_t end) const;
   // The matrix as the kernels see it, (outputs, inputs).
   void unpack(float* weights) const;
 
   std::size_t outputs() const { return outputs_; }
   std::size_t inputs() const { return inputs_; }
-  std::size_t bytes() const { return data_bytes_ + scale_count_ * sizeof(float); }
-  Format format() const { return format_; }
+  std::size_t blocks() const { return (outputs_ + kBlock - 1) / kBlock; }
+  std::size_t bytes() const { return data_bytes_ + factor_bytes_; }
+  Kind kind() const { return kind_; }
+  int activation_bits() const { return activation_bits_; }
 
  private:
   struct Free {
     void operator()(void* p) const;
   };
-  std::size_t blocks() const { return (outputs_ + kBlock - 1) / kBlock; }
+  void allocate();
 
-  std::size_t outputs_, inputs_, data_bytes_ = 0, scale_count_ = 0;
-  Format format_;
-  std::unique_ptr<void, Free> data_;
-  std::unique_ptr<float, Free> scales_;
+  std::size_t outputs_, inputs_, data_bytes_ = 0, factor_bytes_ = 0;
+  Kind kind_;
+  int activation_bits_;
+  std::unique_ptr<char, Free> data_, factors_;
 };
 
 }  // namespace tokloom

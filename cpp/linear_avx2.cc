@@ -1,8 +1,11 @@
-// The kernels for avx2; see linear_kernels.inc.
+// The kernels for AVX2; see linear_kernels.inc.
 #include <immintrin.h>
+#define SET "avx2"
 #define ROWS 3
 #define BLOCKS 2
-#define SET "avx2"
+#define LEVEL_ROWS 2
+#define LEVEL_BLOCKS 1
+#define LEVEL_ONE 1
 #include "linear_kernels.inc"
 
 const tokloom::Kernels& tokloom::kernels_avx2() { return set; }

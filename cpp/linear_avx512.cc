@@ -1,8 +1,11 @@
-// The kernels for avx512; see linear_kernels.inc.
+// The kernels for AVX-512 with VNNI; see linear_kernels.inc.
 #include <immintrin.h>
+#define SET "avx512"
 #define ROWS 6
 #define BLOCKS 4
-#define SET "avx512"
+#define LEVEL_ROWS 4
+#define LEVEL_BLOCKS 2
+#define LEVEL_ONE 4
 #include "linear_kernels.inc"
 
 const tokloom::Kernels& tokloom::kernels_avx512() { return set; }

@@ -1,7 +1,10 @@
-// The kernels for portable; see linear_kernels.inc.
+// The kernels for any processor; see linear_kernels.inc.
+#define SET "portable"
 #define ROWS 3
 #define BLOCKS 1
-#define SET "portable"
+#define LEVEL_ROWS 2
+#define LEVEL_BLOCKS 1
+#define LEVEL_ONE 1
 #include "linear_kernels.inc"
 
 const tokloom::Kernels& tokloom::kernels_portable() { return set; }

@@ -38,7 +38,7 @@ class PackedLinear(nn.Module):
         self.weights: str = weights if weights in ("fp32", "bf16") or linear.in_features % GROUP == 0 else "bf16"
         source = linear.weight.detach().to("cpu", torch.float32).contiguous()
         threads = torch.get_num_threads()
-        self.matrix = PackedMatrix(source.data_ptr(), self.out_features, self.in_features, self.weights, threads)
+        self.matrix = PackedMatrix(source.data_ptr(), self.out_features, self.in_features, self.weights, 16, threads)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
