@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bind_attention.h"
 #include "linear.h"
 #include "token_trie.h"
 
@@ -61,6 +62,7 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
 
   m.def("kernels", [] { return tokloom::kernels().name; });
+  tokloom::bind_attention(m);
 
   nb::class_<PackedMatrix>(m, "PackedMatrix")
       .def(
