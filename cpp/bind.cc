@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "bind_attention.h"
+#include "bind_decoder.h"
 #include "linear.h"
 #include "packing.h"
 #include "token_trie.h"
@@ -67,6 +69,8 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);
 
   m.def("kernels", [] { return tokloom::kernels().name; });
+  tokloom::bind_attention(m);
+  tokloom::bind_decoder(m);
 
   nb::class_<PackedMatrix>(m, "PackedMatrix")
       .def(

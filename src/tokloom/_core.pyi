@@ -36,6 +36,77 @@ class PackedMatrix:
     def nbytes(self) -> int:
         """Bytes of packed weights and scales."""
 
+def attend(
+    *,
+    queries: int,
+    query_strides: tuple[int, int],
+    keys: int,
+    values: int,
+    out: int,
+    out_strides: tuple[int, int],
+    heads: int,
+    kv_heads: int,
+    rows: int,
+    head_dim: int,
+    capacity: int,
+    count: int,
+    scale: float,
+    storage: str,
+    threads: int,
+    key_scales: int = 0,
+    value_scales: int = 0,
+    positions: int = 0,
+    row_positions: int = 0,
+    own: int = 0,
+    window: int = 0,
+    softcap: float = 0.0,
+    index: int = 0,
+    chosen: int = -1,
+    index_heads: int = 1,
+    index_rows: int = 1,
+    weights: int = 0,
+    sums: int = 0,
+) -> None:
+    """Attention of few rows over the KV store of one sequence, causal by where the slots are.
+
+    Pointers are addresses on the CPU, contiguous unless a stride is given; 0 for what is left out. The caller answers
+    for their sizes. Everything is float32 unless said otherwise. Results do not depend on `threads`.
+
+    Args:
+        queries, out: (heads, rows, head_dim), their strides of head and row in floats; head_dim is contiguous.
+        keys, values: (kv_heads, capacity, head_dim) of `storage`: "fp32", "bf16" or "int8".
+        count: slots in use, of which the last `rows` are the rows' own; the others are their past.
+        key_scales, value_scales: (kv_heads, capacity), of int8 only; see `quantize_slots`.
+        positions: int32 (kv_heads, capacity), of the slots; row_positions: int32 (rows,). Both for a window only.
+        own: uint8 (rows, rows); row i sees own slot j. Left out: j <= i.
+        window: if positive, a slot is visible iff its position > the row's - window.
+        softcap: if positive, scores become tanh(score / softcap) * softcap.
+        index: int64 (index_heads, index_rows, chosen), kv_heads or 1 and rows or 1: the slots of the past to attend to,
+            each at most once, -1 for none; own slots are attended to as well. A negative `chosen`: no index, all slots.
+        weights: (heads, rows, count), to be filled with the probabilities; sums: (kv_heads, count), with their sums
+            over rows and the heads of a group. Not together with `index`.
+
+    Raises:
+        ValueError: for arguments that contradict each other.
+    """
+
+def quantize_slots(
+    *,
+    x: int,
+    kv_heads: int,
+    rows: int,
+    head_dim: int,
+    to: int,
+    head_stride: int,
+    scales: int,
+    scale_stride: int,
+) -> None:
+    """int8 storage: x (kv_heads, rows, head_dim) float32 to levels -127 to 127 with one scale per row, which times the
+    level is the nearest to x. Strides in elements, between heads. A row with NaN or infinity becomes NaN."""
+
+def round_slots(*, x: int, kv_heads: int, rows: int, head_dim: int, to: int, head_stride: int) -> None:
+    """bf16 storage: x (kv_heads, rows, head_dim) float32 to the nearest bfloat16, ties to even."""
+
 class TokenTrie:
     """The tokens of a vocabulary as a trie of bytes, a flat preorder array with subtree sizes.
 

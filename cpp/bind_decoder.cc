@@ -1,0 +1,131 @@
+// The Python face of decoder.h and kv_buffer.h; signatures and documentation are in _core.pyi.
+#include "bind_decoder.h"
+
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind_attention.h"
+#include "decoder.h"
+
+namespace nb = nanobind;
+using tokloom::Decoder;
+using tokloom::KVBuffer;
+using tokloom::Layer;
+using tokloom::Linear;
+using tokloom::Norm;
+using tokloom::PackedMatrix;
+using tokloom::Pass;
+
+namespace {
+
+using NormArgument = std::pair<uintptr_t, float>;
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+Norm norm_of(const NormArgument& norm) { return {pointer<const float>(norm.first), norm.second}; }
+
+}  // namespace
+
+void tokloom::bind_decoder(nb::module_& m) {
+  nb::class_<KVBuffer>(m, "KVBuffer")
+      .def(
+          "__init__",
+          [](KVBuffer* self, uintptr_t keys, uintptr_t values, uintptr_t key_scales, uintptr_t value_scales,
+             uintptr_t positions, size_t kv_heads, size_t capacity, size_t head_dim, const std::string& storage) {
+            new (self) KVBuffer{pointer<void>(keys),        pointer<void>(values), pointer<float>(key_scales),
+                                pointer<float>(value_scales), pointer<int32_t>(positions), kv_heads, capacity, head_dim,
+                                storage_of(storage)};
+          },
+          nb::kw_only(), nb::arg("keys"), nb::arg("values"), nb::arg("key_scales"), nb::arg("value_scales"),
+          nb::arg("positions"), nb::arg("kv_heads"), nb::arg("capacity"), nb::arg("head_dim"), nb::arg("storage"))
+      .def(
+          "append",
+          [](const KVBuffer& self, uintptr_t keys, uintptr_t values, uintptr_t positions, size_t rows, size_t start) {
+            if (start + rows > self.capacity) throw nb::value_error("start + rows exceeds the capacity");
+            self.append(pointer<const float>(keys), pointer<const float>(values), pointer<const int32_t>(positions),
+                        rows, start);
+          },
+          nb::arg("keys"), nb::arg("values"), nb::arg("positions"), nb::arg("rows"), nb::arg("start"))
+      .def(
+          "read",
+          [](const KVBuffer& self, bool of_values, size_t count, uintptr_t out) {
+            if (count > self.capacity) throw nb::value_error("count exceeds the capacity");
+            self.read(of_values, count, pointer<float>(out));
+          },
+          nb::arg("of_values"), nb::arg("count"), nb::arg("out"));
+
+  nb::class_<Pass>(m, "Pass").def(
+      "__init__",
+      [](Pass* self, uintptr_t hidden, size_t rows, uintptr_t positions,
+         const std::vector<std::pair<uintptr_t, uintptr_t>>& rotary, int threads) {
+        std::vector<Rotary> tables;
+        for (const auto& [cosines, sines] : rotary)
+          tables.push_back({pointer<const float>(cosines), pointer<const float>(sines)});
+        new (self) Pass{pointer<float>(hidden), rows, pointer<const int32_t>(positions), std::move(tables), threads};
+      },
+      nb::arg("hidden"), nb::arg("rows"), nb::arg("positions"), nb::arg("rotary"), nb::arg("threads"));
+
+  nb::class_<Decoder>(m, "Decoder")
+      .def(
+          "__init__",
+          [](Decoder* self, size_t hidden, const NormArgument& norm, const PackedMatrix& head, uintptr_t bias) {
+            new (self) Decoder(hidden, norm_of(norm), Linear{&head, pointer<const float>(bias)});
+          },
+          nb::arg("hidden"), nb::arg("norm"), nb::arg("head"), nb::arg("bias"), nb::keep_alive<1, 4>())
+      .def(
+          "add",
+          [](Decoder& self, const std::array<NormArgument, 6>& norms, const nb::list& matrices,
+             const std::array<uintptr_t, 7>& biases, size_t heads, size_t kv_heads, size_t head_dim, float scale,
+             float softcap, int32_t window, size_t rotary, bool gelu) {
+            if (nb::len(matrices) != 7) throw nb::value_error("matrices are not seven");
+            std::array<Linear, 7> linears;
+            for (size_t i = 0; i < 7; ++i)
+              linears[i] = {&nb::cast<const PackedMatrix&>(matrices[i]), pointer<const float>(biases[i])};
+            const auto& [q, k, v, o, gate, up, down] = linears;
+            self.add(Layer{norm_of(norms[0]), norm_of(norms[1]), norm_of(norms[2]), norm_of(norms[3]),
+                           norm_of(norms[4]), norm_of(norms[5]), q, k, v, o, gate, up, down, heads, kv_heads, head_dim,
+                           scale, softcap, window, rotary, gelu});
+          },
+          nb::kw_only(), nb::arg("norms"), nb::arg("matrices"), nb::arg("biases"), nb::arg("heads"),
+          nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("scale"), nb::arg("softcap"), nb::arg("window"),
+          nb::arg("rotary"), nb::arg("gelu"), nb::keep_alive<1, 3>())
+      .def(
+          "attention_in",
+          [](const Decoder& self, size_t layer, const Pass& pass, const KVBuffer& buffer, size_t start,
+             uintptr_t queries) { self.attention_in(layer, pass, buffer, start, pointer<float>(queries)); },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("layer"), nb::arg("step"), nb::arg("buffer"),
+          nb::arg("start"), nb::arg("queries"))
+      .def(
+          "attention_out",
+          [](const Decoder& self, size_t layer, const Pass& pass, uintptr_t attended) {
+            self.attention_out(layer, pass, pointer<const float>(attended));
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("layer"), nb::arg("step"), nb::arg("attended"))
+      .def(
+          "run",
+          [](const Decoder& self, const Pass& pass, const std::vector<const KVBuffer*>& buffers,
+             const std::vector<size_t>& starts, uintptr_t own) {
+            if (buffers.size() != self.layers() || starts.size() != self.layers())
+              throw nb::value_error("there is not one buffer and start for each layer");
+            nb::gil_scoped_release unlocked;
+            self.run(pass, buffers, starts, pointer<const uint8_t>(own));
+          },
+          nb::arg("step"), nb::arg("buffers"), nb::arg("starts"), nb::arg("own"))
+      .def(
+          "logits",
+          [](const Decoder& self, const Pass& pass, size_t first, uintptr_t out) {
+            self.logits(pass, first, pointer<float>(out));
+          },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("step"), nb::arg("first"), nb::arg("out"));
+}
