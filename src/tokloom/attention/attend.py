@@ -15,10 +15,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tokloom.attention.kv_store import KVLayer, KVStore
+from tokloom._core import attend as core_attend
+from tokloom.attention.kv_store import PRECISIONS, KVLayer, KVStore
 from tokloom.errors import UnsupportedModelError
 
 NAME = "tokloom"
+
+FEW = 64
+"""Rows up to which the core's kernel attends; a prompt's chunks are torch's."""
 
 
 def attend(
@@ -53,25 +57,83 @@ def attend(
                 f"{type(module).__name__} passes {extra!r} to attention; tokloom has no rule for it."
             )
     layer = kv_store.layers[int(module.layer_idx)]  # type: ignore[arg-type]
-    layer.window = sliding_window
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    selected = layer.policy.select(layer, query) if sliding_window is None else None
-    _count(layer, selected)
+    return attend_layer(layer, query, scale, softcap, sliding_window), None
+
+
+def attend_layer(
+    layer: KVLayer, query: torch.Tensor, scale: float, softcap: float | None, window: int | None
+) -> torch.Tensor:
+    """One layer's attention, the policy's hooks included, over a store that has this pass's keys and values.
+
+    Args:
+        query: (batch, heads, rows, head_dim), rotated.
+
+    Returns:
+        (batch, rows, heads, head_dim), contiguous.
+    """
+    layer.window = window
+    selected = layer.policy.select(layer, query) if window is None else None
+    count(layer, selected)
+    wanted = "attention_weights" in layer.policy.needs and window is None
+    if layer.core is not None and query.shape[2] <= FEW and query.dtype == torch.float32:
+        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None)
+    else:
+        out, weights = _torch(layer, query, selected, scale, softcap), None
+    if wanted and weights is None:
+        mask, _ = _mask(layer, None)
+        if mask is None and layer.step.rows > 1:
+            mask = layer.step.own[None, None]
+        weights = attention_weights(query, layer.keys, mask, scale, softcap)
+    layer.hold(query, weights)
+    return out
+
+
+def _core(
+    layer: KVLayer, query: torch.Tensor, selected: torch.Tensor | None, scale: float, softcap: float | None, want: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """By the C++ kernel: (1, rows, heads, head_dim), and if wanted the probabilities (1, heads, rows, slots)."""
+    _, heads, rows, width = query.shape
+    step = layer.step
+    query = query.contiguous()
+    out = torch.empty(1, rows, heads, width)
+    weights = torch.empty(1, heads, rows, layer.count) if want else None
+    keys, values, positions, *scales = layer.buffers
+    choice: dict[str, int] = {}
+    if selected is not None:
+        selected = selected.contiguous()
+        _, index_heads, index_rows, chosen = selected.shape
+        choice = {
+            "index": selected.data_ptr(), "chosen": chosen, "index_heads": index_heads, "index_rows": index_rows
+        }  # fmt: skip
+    core_attend(
+        queries=query.data_ptr(), query_strides=(rows * width, width), out=out.data_ptr(),
+        out_strides=(width, heads * width), keys=keys.data_ptr(), values=values.data_ptr(),
+        key_scales=scales[0].data_ptr() if scales else 0, value_scales=scales[1].data_ptr() if scales else 0,
+        storage=_STORED[keys.dtype], heads=heads, kv_heads=keys.shape[1], rows=rows, head_dim=width,
+        capacity=keys.shape[2], count=layer.count, positions=positions.data_ptr(),
+        row_positions=step.row_positions.data_ptr(), own=step.own.data_ptr() if step.parents is not None else 0,
+        window=layer.window or 0, scale=scale, softcap=softcap or 0.0, threads=torch.get_num_threads(),
+        weights=weights.data_ptr() if weights is not None else 0, **choice,
+    )  # fmt: skip
+    return out, weights
+
+
+_STORED = {dtype: name for name, dtype in PRECISIONS.items()}
+
+
+def _torch(
+    layer: KVLayer, query: torch.Tensor, selected: torch.Tensor | None, scale: float, softcap: float | None
+) -> torch.Tensor:
+    """By torch's kernels: (batch, rows, heads, head_dim)."""
     if selected is not None and selected.shape[2] == 1:
         out = _attend_chosen(layer, query, selected, scale, softcap)
     else:
         mask, start = _mask(layer, selected)
-        keys, values = key[:, :, start:], value[:, :, start:]
+        keys, values = layer.keys[:, :, start:], layer.values[:, :, start:]
         causal = mask is None and layer.step.rows > 1
         out = _dense(query, keys, values, mask, scale, softcap, causal)
-    weights = None
-    if "attention_weights" in layer.policy.needs and sliding_window is None:
-        mask, _ = _mask(layer, None)
-        if mask is None and layer.step.rows > 1:
-            mask = layer.step.own[None, None]
-        weights = attention_weights(query, key, mask, scale, softcap)
-    layer.hold(query, weights)
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous()
 
 
 def attention_weights(
@@ -118,7 +180,7 @@ def _attend_chosen(
 ) -> torch.Tensor:
     """Gathers the slots that all rows share, (batch, kv_heads or 1, 1, chosen); attends to them and the rows' own."""
     past, step = layer.past, layer.step
-    index = selected[:, :, 0].expand(selected.shape[0], layer.keys.shape[1], -1)
+    index = selected[:, :, 0].expand(selected.shape[0], layer.kv_heads, -1)
     empty = index < 0
     gather = index.clamp_min(0)[..., None]
     keys, values = (
@@ -164,10 +226,10 @@ def _mask(layer: KVLayer, selected: torch.Tensor | None) -> tuple[torch.Tensor |
     return visible, 0
 
 
-def _count(layer: KVLayer, selected: torch.Tensor | None) -> None:
+def count(layer: KVLayer, selected: torch.Tensor | None) -> None:
     """Adds this pass to the tally: pairs of a row and a slot, over all KV heads."""
     step = layer.step
-    batch, heads = layer.keys.shape[:2]
+    batch, heads = layer.positions.shape[:2]
     attendable = step.pairs(layer.window)
     layer.tally.attendable += batch * heads * attendable
     if layer.window is not None:

@@ -53,7 +53,7 @@ class H2O(AttentionPolicy):
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         assert weights is not None  # `needs` asks for them
         batch, _, _, slots = weights.shape
-        kv_heads = layer.keys.shape[1]
+        kv_heads = layer.kv_heads
         layer.slot_memory("score").add_(weights.view(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32))
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:

@@ -14,8 +14,13 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from tokloom._core import KVBuffer
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.errors import UnsupportedModelError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+"""How keys and values may be stored. int8 has one scale for each slot of a KV head."""
+_NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Step:
     prompt: bool = False
     masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     """Masks that layers in the same state share."""
+    _pairs: dict[int | None, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -42,6 +48,11 @@ class Step:
     def position_ids(self) -> torch.Tensor:
         """(rows,) int64."""
         return torch.tensor(self.positions, dtype=torch.long, device=self.device)
+
+    @cached_property
+    def row_positions(self) -> torch.Tensor:
+        """(rows,) int32, as the core takes them."""
+        return torch.tensor(self.positions, dtype=torch.int32)
 
     @cached_property
     def own(self) -> torch.Tensor:
@@ -57,7 +68,9 @@ class Step:
 
     def pairs(self, window: int | None) -> int:
         """Pairs of a row and a token that causal attention computes in this pass, per KV head."""
-        return sum(position + 1 if window is None else min(position + 1, window) for position in self.positions)
+        if window not in self._pairs:
+            self._pairs[window] = sum(p + 1 if window is None else min(p + 1, window) for p in self.positions)
+        return self._pairs[window]
 
     @cached_property
     def own_pairs(self) -> int:
@@ -81,10 +94,10 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     is_sliding = False
 
-    def __init__(self, index: int, policy: AttentionPolicy, limit: int) -> None:
+    def __init__(self, index: int, policy: AttentionPolicy, limit: int, precision: str | None = None) -> None:
         # CacheLayerMixin.__init__ would assign to keys and values, which are views here.
         self.is_initialized = False
-        self.index, self.policy, self.limit = index, policy, limit
+        self.index, self.policy, self.limit, self.precision = index, policy, limit, precision
         self.count = 0
         self.seen = 0
         self.window: int | None = None
@@ -95,16 +108,28 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
         self.tally = Tally()
         self._memory: dict[str, torch.Tensor] = {}
-        self._pending: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._scales: tuple[torch.Tensor, ...] = ()  # int8: of keys and of values, (batch, kv_heads, capacity)
+        self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
+        self.core: KVBuffer | None = None
+        """The buffers as the C++ core sees them; None where it can't serve them (a batch, another device)."""
 
     # --- transformers' side
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
         batch, heads, _, width = key_states.shape
-        self._keys = key_states.new_empty((batch, heads, 0, width))
-        self._values = value_states.new_empty((batch, heads, 0, value_states.shape[-1]))
-        self._positions = torch.empty((batch, heads, 0), dtype=torch.int32, device=self.device)
+        self.allocate(batch, heads, width, value_states.shape[-1], key_states.dtype, key_states.device)
+
+    def allocate(
+        self, batch: int, heads: int, width: int, value_width: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Empty buffers; `dtype` is what the model computes in, and what is stored unless `precision` says otherwise."""
+        self.dtype, self.device = dtype, device
+        stored = dtype if self.precision is None else PRECISIONS[self.precision]
+        self._keys = torch.empty((batch, heads, 0, width), dtype=stored, device=device)
+        self._values = torch.empty((batch, heads, 0, value_width), dtype=stored, device=device)
+        self._positions = torch.empty((batch, heads, 0), dtype=torch.int32, device=device)
+        if stored == torch.int8:
+            self._scales = tuple(torch.empty((batch, heads, 0), device=device) for _ in range(2))
         self.is_initialized = True
 
     def update(
@@ -113,15 +138,25 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Appends the keys and values of this pass, (batch, kv_heads, rows, head_dim); returns all in use."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, end = self.count, self.count + key_states.shape[2]
-        self._ensure(end)
-        self._keys[:, :, start:end] = key_states
-        self._values[:, :, start:end] = value_states
-        self._positions[:, :, start:end] = self.step.position_ids
-        for memory in self._memory.values():
-            memory[:, :, start:end] = 0
-        self.count = end
+        start = self.reserve(key_states.shape[2])
+        for held, new, which in ((self._keys, key_states, 0), (self._values, value_states, 1)):
+            if self._scales:
+                scale = new.float().abs().amax(-1) / 127
+                levels = new.float() / scale.clamp_min(1e-30)[..., None]
+                self._scales[which][:, :, start : self.count] = scale
+                new = levels.round()
+            held[:, :, start : self.count] = new
+        self._positions[:, :, start : self.count] = self.step.position_ids
         return self.keys, self.values
+
+    def reserve(self, rows: int) -> int:
+        """Takes `rows` slots into use and returns the first; the caller fills in keys, values and positions."""
+        start = self.count
+        self._ensure(start + rows)
+        for memory in self._memory.values():
+            memory[:, :, start : start + rows] = 0
+        self.count = start + rows
+        return start
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -136,13 +171,23 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     @property
     def keys(self) -> torch.Tensor:  # type: ignore[override]
-        """(batch, kv_heads, slots, head_dim), a view."""
-        return self._keys[:, :, : self.count]
+        """(batch, kv_heads, slots, head_dim) in the model's dtype; a view, a copy if stored in another precision."""
+        return self._read(self._keys, 0)
 
     @property
     def values(self) -> torch.Tensor:  # type: ignore[override]
-        """(batch, kv_heads, slots, head_dim), a view."""
-        return self._values[:, :, : self.count]
+        """As `keys`."""
+        return self._read(self._values, 1)
+
+    def _read(self, held: torch.Tensor, which: int) -> torch.Tensor:
+        used = held[:, :, : self.count]
+        if self._scales:
+            return (used.float() * self._scales[which][:, :, : self.count, None]).to(self.dtype)
+        return used if used.dtype == self.dtype else used.to(self.dtype)
+
+    @property
+    def kv_heads(self) -> int:
+        return self._keys.shape[1]
 
     @property
     def positions(self) -> torch.Tensor:
@@ -165,8 +210,17 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Size of all tensors held, spare slots included."""
         if not self.is_initialized:
             return 0
-        held = (self._keys, self._values, self._positions, *self._memory.values())
-        return sum(t.numel() * t.element_size() for t in held)
+        return sum(t.numel() * t.element_size() for t in self._buffers)
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor, ...]:
+        """Keys, values (batch, kv_heads, capacity, head_dim) as stored, and what else the store keeps of each slot:
+        positions, int8's scales of keys and of values, (batch, kv_heads, capacity)."""
+        return (self._keys, self._values, self._positions, *self._scales)
+
+    @property
+    def _buffers(self) -> tuple[torch.Tensor, ...]:
+        return (*self.buffers, *self._memory.values())
 
     # --- the store's side
 
@@ -187,16 +241,31 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             return new
 
         self._keys, self._values, self._positions = map(resized, (self._keys, self._values, self._positions))
+        self._scales = tuple(resized(scales) for scales in self._scales)
         self._memory = {name: resized(memory) for name, memory in self._memory.items()}
+        self.core = self._as_core_sees()
         self.tally.peak_bytes = max(self.tally.peak_bytes, self.bytes)
+
+    def _as_core_sees(self) -> KVBuffer | None:
+        batch, heads, capacity, width = self._keys.shape
+        name = _NAMES.get(self._keys.dtype)
+        if self.device.type != "cpu" or batch != 1 or name is None or self._values.shape[-1] != width:
+            return None
+        scales = [t.data_ptr() for t in self._scales] or [0, 0]
+        return KVBuffer(
+            keys=self._keys.data_ptr(), values=self._values.data_ptr(), key_scales=scales[0], value_scales=scales[1],
+            positions=self._positions.data_ptr(), kv_heads=heads, capacity=capacity, head_dim=width, storage=name,
+        )  # fmt: skip
 
     def shrink(self, spare: int) -> None:
         """Gives back slots beyond `spare` free ones, if that is a good part of the buffer."""
         if self._keys.shape[2] > (self.count + spare) * 5 // 4:
             self._resize(self.count + spare)
 
-    def hold(self, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
-        """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once."""
+    def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
+        """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once.
+
+        queries: None if the policy has no hooks that want them."""
         self._pending = (queries, weights)
         if self.step.parents is None:
             self.settle(range(self.step.rows))
@@ -210,11 +279,12 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         whole = rows == self.step.rows
         if not whole:
             chosen = torch.as_tensor(accepted, dtype=torch.long, device=self.device)
-            queries = queries[:, :, chosen]
+            if queries is not None:
+                queries = queries[:, :, chosen]
             if weights is not None:
                 columns = torch.cat([torch.arange(start, device=self.device), start + chosen])
                 weights = weights[:, :, chosen][..., columns]
-            for buffer in (self._keys, self._values, self._positions, *self._memory.values()):
+            for buffer in self._buffers:
                 buffer[:, :, start : start + rows] = buffer[:, :, start + chosen]
             self.count = start + rows
         self.seen += rows
@@ -224,6 +294,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if self.window is not None:
             self._leave_window(self.window)
             return
+        if queries is None:
+            return
         self.policy.observe(self, queries, weights)
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
             self._apply(self.policy.evict(self))
@@ -232,7 +304,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
         if self.count > window + max(window // 2, 64):
             drop = self.count - window
-            for buffer in (self._keys, self._values, self._positions, *self._memory.values()):
+            for buffer in self._buffers:
                 buffer[:, :, :window] = buffer[:, :, drop : self.count].clone()
             self.count = window
             self.tally.evicted += drop
@@ -241,7 +313,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if keep is None:
             return
         kept = keep.shape[2]
-        for buffer in (self._keys, self._values, self._positions, *self._memory.values()):
+        for buffer in self._buffers:
             index = keep if buffer.dim() == 3 else keep[..., None].expand(*keep.shape, buffer.shape[-1])
             buffer[:, :, :kept] = buffer[:, :, : self.count].gather(2, index)
         self.tally.evicted += self.count - kept
@@ -252,15 +324,18 @@ class KVStore(Cache):
     """The cache of one request: one `KVLayer` a layer, driven by the engine pass by pass.
 
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
+    precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
 
     Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
     """
 
     layers: list[KVLayer]  # type: ignore[assignment]
 
-    def __init__(self, layers: int, policy: AttentionPolicy, limit: int = 0) -> None:
+    def __init__(
+        self, layers: int, policy: AttentionPolicy, limit: int = 0, precision: str | None = None
+    ) -> None:
         self.policy = policy
-        super().__init__(layers=[KVLayer(i, policy, limit) for i in range(layers)])
+        super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
 
     @property
     def seen(self) -> int:

@@ -39,6 +39,13 @@ class AttentionPolicy:
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def plain(self) -> bool:
+        """It overrides no hook, so that whole passes may run without it."""
+        return all(
+            getattr(type(self), hook) is getattr(AttentionPolicy, hook) for hook in ("select", "observe", "evict")
+        )
+
     def room(self, seen: int) -> int:
         """How many tokens may be drafted ahead, with `seen` tokens in the cache, so that each of them
         attends to the very slots that it would when decoded alone. Acceptance is cut off there."""

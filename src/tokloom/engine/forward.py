@@ -10,14 +10,15 @@ import torch
 from tokloom.attention.attend import NAME
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.attention.stage import AttentionPolicy
+from tokloom.engine.fused_pass import fused_pass
 from tokloom.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 
-def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int) -> KVStore:
-    """An empty store for one request. Raises UnsupportedModelError if the model can't take it."""
+def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precision: str | None = None) -> KVStore:
+    """An empty store for one request, see `KVStore`. Raises UnsupportedModelError if the model can't take it."""
     config = model.model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     foreign = sorted(kinds - {"full_attention", "sliding_attention"})
@@ -33,13 +34,15 @@ def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int) -> KVSt
             raise UnsupportedModelError(
                 f"{model.name} does not use transformers' attention interface: {error}"
             ) from error
-    return KVStore(config.num_hidden_layers, policy, limit)
+    return KVStore(config.num_hidden_layers, policy, limit, precision)
 
 
 @torch.inference_mode()
 def forward(model: LanguageModel, store: KVStore, tokens: Sequence[int], step: Step, all_logits: bool) -> torch.Tensor:
     """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary)."""
     store.begin(step)
+    if model.fused is not None:
+        return fused_pass(model.fused, store, tokens, step, all_logits)
     output = model.model(
         input_ids=torch.tensor([tokens], dtype=torch.long, device=model.device),
         position_ids=step.position_ids[None],

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from tokloom.models.fused_decoder import FusedDecoder
+
 DEFAULT_WINDOW = 2048
 """Tokens, for a model that says nowhere how many it takes (a recurrent one, say)."""
 
@@ -68,6 +70,13 @@ class LanguageModel:
     def vocabulary(self) -> Vocabulary:
         """The bytes of every token. Raises UnsupportedModelError if the tokenizer's are not known."""
         return Vocabulary(self.tokenizer, self._logits_width, self.eos_ids)
+
+    @cached_property
+    def fused(self) -> FusedDecoder | None:
+        """The model's layers in the C++ core, None if it runs through transformers' modules."""
+        from tokloom.models.fused_decoder import fuse
+
+        return fuse(self.model)
 
     @property
     def has_chat_template(self) -> bool:

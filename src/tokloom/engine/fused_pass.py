@@ -1,0 +1,56 @@
+"""One forward pass of a fused decoder over the engine's KV store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from tokloom._core import Pass
+from tokloom.attention.attend import FEW, attend_layer, count
+from tokloom.attention.kv_store import KVStore, Step
+from tokloom.models.fused_decoder import FusedDecoder
+
+
+def fused_pass(
+    decoder: FusedDecoder, store: KVStore, tokens: Sequence[int], step: Step, all_logits: bool
+) -> torch.Tensor:
+    """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary), float32."""
+    rows, cpu = step.rows, torch.device("cpu")
+    for layer, form in zip(store.layers, decoder.layers, strict=True):
+        layer.window = form.window
+        if not layer.is_initialized:
+            layer.allocate(1, form.kv_heads, form.head_dim, form.head_dim, torch.float32, cpu)
+    hidden = decoder.embed(torch.tensor(tokens, dtype=torch.long))
+    tables = decoder.rotary(max(step.positions) + 1)
+    rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
+    core_pass = Pass(hidden.data_ptr(), rows, step.row_positions.data_ptr(), rotary, torch.get_num_threads())
+    if store.policy.plain and rows <= FEW:
+        _all_layers(decoder, store, step, core_pass)
+    else:
+        _by_layer(decoder, store, step, core_pass)
+    first = 0 if all_logits else rows - 1
+    logits = torch.empty(rows - first, decoder.vocabulary)
+    decoder.core.logits(core_pass, first, logits.data_ptr())
+    if decoder.softcap is not None:
+        logits = torch.tanh(logits / decoder.softcap) * decoder.softcap
+    return logits
+
+
+def _all_layers(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass) -> None:
+    """No policy wants to see anything: the core does all layers in one call."""
+    starts = [layer.reserve(step.rows) for layer in store.layers]
+    own = 0 if step.parents is None else step.own.data_ptr()
+    decoder.core.run(core_pass, [layer.core for layer in store.layers], starts, own)
+    for layer in store.layers:
+        count(layer, None)
+        layer.hold(None, None)
+
+
+def _by_layer(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass) -> None:
+    for index, (layer, form) in enumerate(zip(store.layers, decoder.layers, strict=True)):
+        queries = torch.empty(1, form.heads, step.rows, form.head_dim)  # a tree's are held until it is accepted
+        start = layer.reserve(step.rows)
+        decoder.core.attention_in(index, core_pass, layer.core, start, queries.data_ptr())
+        out = attend_layer(layer, queries, form.scale, form.softcap, form.window)
+        decoder.core.attention_out(index, core_pass, out.data_ptr())
