@@ -57,7 +57,7 @@ Kind kind_of(const std::string& name) {
 }
 
 int checked_bits(int bits) {
-  if (bits != 8 && bits != 16) throw nb::value_error("activation_bits is neither 8 nor 16");
+  if (bits != 8 && bits != 24) throw nb::value_error("activation_bits is neither 8 nor 24");
   return bits;
 }
 
@@ -87,17 +87,17 @@ NB_MODULE(_core, m) {
           nb::arg("threads"))
       .def_static(
           "from_gguf",
-          [](const nb::bytes& blocks, int type, size_t outputs, size_t inputs, int activation_bits, int threads) {
+          [](uintptr_t blocks, size_t bytes, int type, size_t outputs, size_t inputs, int activation_bits,
+             int threads) {
             checked_bits(activation_bits);
             const size_t row = tokloom::kind_of_gguf(type) ? tokloom::gguf_row_bytes(type, inputs) : 0;
-            if (row == 0 || inputs % tokloom::kGroup || blocks.size() != row * outputs)
+            if (row == 0 || inputs % tokloom::kGroup || bytes != row * outputs)
               throw nb::value_error("blocks is not a matrix of that type and shape");
-            const auto* data = reinterpret_cast<const uint8_t*>(blocks.c_str());
-            nb::gil_scoped_release unlocked;
-            return PackedMatrix(data, type, outputs, inputs, activation_bits, threads);
+            return PackedMatrix(reinterpret_cast<const uint8_t*>(blocks), type, outputs, inputs, activation_bits,
+                                threads);
           },
-          nb::arg("blocks"), nb::arg("type"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("activation_bits"),
-          nb::arg("threads"))
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("blocks"), nb::arg("bytes"), nb::arg("type"),
+          nb::arg("outputs"), nb::arg("inputs"), nb::arg("activation_bits"), nb::arg("threads"))
       .def(
           "apply",
           [](const PackedMatrix& self, uintptr_t x, size_t rows, uintptr_t out, int threads) {

@@ -40,7 +40,7 @@ struct Product {
 void multiply(Rows& rows, const std::vector<Product>& products, int threads) {
   std::size_t total = 0;
   for (const Product& product : products) {
-    product.linear->matrix->prepare(rows, threads);
+    product.linear->matrix->prepare(rows, threads, parallel_for);
     total += product.linear->matrix->blocks();
   }
   parallel_for(total, kGrain, threads, [&](std::size_t begin, std::size_t end) {
@@ -121,8 +121,8 @@ void Decoder::attention_out(std::size_t index, const Pass& pass, const float* at
   });
 
   Rows middle(normed, rows, hidden_);
-  layer.gate.matrix->prepare(middle, pass.threads);
-  layer.up.matrix->prepare(middle, pass.threads);
+  layer.gate.matrix->prepare(middle, pass.threads, parallel_for);
+  layer.up.matrix->prepare(middle, pass.threads, parallel_for);
   // A thread makes the same outputs of both, so that it can gate them at once.
   parallel_for(layer.gate.matrix->blocks(), kGrain, pass.threads, [&](std::size_t begin, std::size_t end) {
     layer.gate.matrix->apply(middle, gate, stride, begin, end);

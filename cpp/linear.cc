@@ -12,7 +12,6 @@
 #endif
 
 #include "packing.h"
-#include "pool.h"
 
 namespace tokloom {
 namespace {
@@ -55,7 +54,7 @@ const Kernels& kernels() {
 }
 
 Kernel Kernels::of(Kind kind, int bits) const {
-  const std::size_t precision = bits == 16 ? 1 : 0;
+  const std::size_t precision = bits == 24 ? 1 : 0;
   switch (kind) {
     case Kind::f32: return f32;
     case Kind::bf16: return bf16;
@@ -117,14 +116,16 @@ PackedMatrix::PackedMatrix(const std::uint8_t* gguf, int type, std::size_t outpu
   });
 }
 
-void PackedMatrix::prepare(Rows& rows, int threads) const {
+void PackedMatrix::prepare(Rows& rows, int threads, ParallelFor split) const {
   if (!layout(kind_).group || rows.bits == activation_bits_) return;
+  if (activation_bits_ == 24 && rows.rows > kFewRows) return;  // see run_widened
   rows.bits = activation_bits_;
-  rows.levels.resize(rows.rows * inputs_ * 2);
+  rows.levels.resize(rows.rows * inputs_ * 4);
   rows.scales.resize(rows.rows * inputs_ / kGroup);
+  rows.shifts.resize(rows.rows * kParts * inputs_ / 16);
   rows.sums.resize(rows.rows * inputs_ / 16);
   const Quantize quantize = kernels().quantize;
-  parallel_for(rows.rows, 16, threads, [&](std::size_t begin, std::size_t end) {
+  split(rows.rows, 16, threads, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) quantize(rows, row);
   });
 }
@@ -135,9 +136,9 @@ void PackedMatrix::apply(const Rows& rows, float* out, std::size_t stride, std::
 }
 
 void PackedMatrix::apply(Rows& rows, float* out, std::size_t stride, int threads) const {
-  prepare(rows, threads);
-  parallel_for(blocks(), 4, threads,
-               [&](std::size_t begin, std::size_t end) { apply(rows, out, stride, begin, end); });
+  prepare(rows, threads, parallel_for_torch);
+  parallel_for_torch(blocks(), 4, threads,
+                     [&](std::size_t begin, std::size_t end) { apply(rows, out, stride, begin, end); });
 }
 
 void PackedMatrix::unpack(float* weights) const {

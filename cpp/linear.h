@@ -9,8 +9,8 @@
 // Levels: a weight is scale * level + least, level 0 to 255 (8 bits) or 0 to 15 (4 bits), with a scale, and where the
 // format needs it a least value, for every 16 or 32 inputs of an output; without one, least is -128 * scale, so that 8
 // bits are signed. Four inputs of one output lie side by side: what one instruction multiplies and sums. Products are
-// of integers: the rows of x are rounded to 16 bits (or to 8) with a scale for every 32 inputs. With 16 bits that is
-// within 2^-16 of a group's largest value, finer than what fp32 sums in another order differ by in practice.
+// of integers: the rows of x are rounded to 24 bits (or to 8) with a scale for every 32 inputs. 24 bits are what a float
+// has: the products are then as exact as fp32's, and faster.
 #pragma once
 
 #include <cstddef>
@@ -18,10 +18,14 @@
 #include <memory>
 #include <vector>
 
+#include "pool.h"
+
 namespace tokloom {
 
 constexpr std::size_t kBlock = 16;  // outputs of a block
 constexpr std::size_t kGroup = 32;  // inputs that share a scale of x
+constexpr std::size_t kFewRows = 4;  // up to which rows of 24 bits are multiplied as integers
+constexpr std::size_t kParts = 3;   // into which a level of x is split at most, for the processor to multiply
 
 // How a matrix is kept. The kernels are compiled for each of these.
 enum class Kind : std::uint8_t {
@@ -58,10 +62,11 @@ constexpr Layout layout(Kind kind) {
 struct Rows {
   const float* x;
   std::size_t rows, inputs;
-  int bits = 0;                       // of a level of x: 16 or 8, 0 while there are none
-  std::vector<std::int8_t> levels{};  // of every row 2 * inputs bytes, as the instruction set's kernel reads them
-  std::vector<float> scales{};        // (rows, inputs / 32)
-  std::vector<std::int32_t> sums{};   // (rows, inputs / 16), of the levels
+  int bits = 0;                        // of a level of x: 24 or 8, 0 while there are none
+  std::vector<std::int8_t> levels{};   // of every row 4 * inputs bytes, as the instruction set's kernel reads them
+  std::vector<float> scales{};         // (rows, inputs / 32)
+  std::vector<std::int32_t> shifts{};  // (rows, kParts, inputs / 16): -128 times the sum of each part of the levels
+  std::vector<float> sums{};           // (rows, inputs / 16): of the values that the levels stand for
 
   Rows(const float* x_, std::size_t rows_, std::size_t inputs_) : x(x_), rows(rows_), inputs(inputs_) {}
 };
@@ -93,7 +98,7 @@ struct Kernels {
   Quantize quantize;
   Elementwise elementwise;
   Kernel f32, bf16;
-  Kernel level8[2], level8_fine[2], level8_least[2], level4[2], level4_wide[2];  // by x of 8 bits or of 16
+  Kernel level8[2], level8_fine[2], level8_least[2], level4[2], level4_wide[2];  // by x of 8 bits or of 24
 
   Kernel of(Kind kind, int bits) const;
 };
@@ -109,17 +114,17 @@ const Kernels& kernels();
 class PackedMatrix {
  public:
   // From floats, (outputs, inputs) row-major. Inputs must be a multiple of 32 for kinds with levels.
-  // activation_bits: 16 or 8, what the rows that are multiplied are rounded to; of no effect on f32 and bf16.
+  // activation_bits: 24 or 8, what the rows that are multiplied are rounded to; of no effect on f32 and bf16.
   PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Kind kind, int activation_bits,
                int threads);
   // From the blocks of a GGUF tensor, row by row, value for value. `type` is ggml's number; `kind_of_gguf` must know it.
   PackedMatrix(const std::uint8_t* blocks, int type, std::size_t outputs, std::size_t inputs, int activation_bits,
                int threads);
 
-  // out[row * stride + output] = rows W^T; `rows` is quantized on the way if need be.
+  // out[row * stride + output] = rows W^T, on torch's threads.
   void apply(Rows& rows, float* out, std::size_t stride, int threads) const;
-  // Part of it: output blocks [begin, end), once `prepare` has been called.
-  void prepare(Rows& rows, int threads) const;
+  // Part of it: output blocks [begin, end), once `prepare` has quantized the rows if need be.
+  void prepare(Rows& rows, int threads, ParallelFor split) const;
   void apply(const Rows& rows, float* out, std::size_t stride, std::size_t begin, std::size_t end) const;
   // The matrix as the kernels see it, (outputs, inputs).
   void unpack(float* weights) const;

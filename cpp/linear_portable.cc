@@ -2,7 +2,8 @@
 #define SET "portable"
 #define ROWS 3
 #define BLOCKS 1
-#define LEVEL_ROWS 2
+#define LEVEL_ROWS_8 2
+#define LEVEL_ROWS_24 2
 #define LEVEL_BLOCKS 1
 #define LEVEL_ONE 1
 #include "linear_kernels.inc"

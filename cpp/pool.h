@@ -1,8 +1,4 @@
 // Splits the work of a kernel over threads; the caller takes part.
-//
-// On torch's own threads where it has brought an OpenMP runtime into the process: two sets of threads
-// that wait actively for their next piece of work would take the cores from each other. The runtime is
-// looked up, not linked, because torch's copy goes by a name of its own. Without it, on a small pool.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +6,22 @@
 
 namespace tokloom {
 
-// Calls body(begin, end) on disjoint ranges that cover [0, count), on at most `threads` threads.
-// Ranges begin at multiples of `grain`. Calls from several threads run one after the other.
-void parallel_for(std::size_t count, std::size_t grain, int threads,
-                  const std::function<void(std::size_t, std::size_t)>& body);
+using Body = std::function<void(std::size_t, std::size_t)>;
+
+// Calls body(begin, end) on disjoint ranges that cover [0, count), on at most `threads` threads, from a pool of our own.
+// Ranges begin at multiples of `grain`.
+//
+// Ranges are taken piece by piece by whoever is free, and nobody waits for a thread that has not begun: on a busy
+// machine a pass takes what the caller alone needs, not what the slowest wake-up does. While one caller has the pool, the
+// calls of others run on their own thread: several requests at once share the cores instead of queueing for them.
+void parallel_for(std::size_t count, std::size_t grain, int threads, const Body& body);
+
+// The same on torch's threads, for work between torch's own operations: two sets of threads that wait actively for their
+// next piece of work would take the cores from each other. The OpenMP runtime is looked up, not linked, because torch's
+// copy goes by a name of its own; without it, `parallel_for`.
+void parallel_for_torch(std::size_t count, std::size_t grain, int threads, const Body& body);
+
+// Either of the two.
+using ParallelFor = void (*)(std::size_t, std::size_t, int, const Body&);
 
 }  // namespace tokloom

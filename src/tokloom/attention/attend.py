@@ -22,7 +22,7 @@ from tokloom.errors import UnsupportedModelError
 NAME = "tokloom"
 
 FEW = 64
-"""Rows up to which the core's kernel attends; a prompt's chunks are torch's."""
+"""Rows up to which the core's kernel attends between torch's own operations, whose threads it would have to share."""
 
 
 def attend(
@@ -62,12 +62,18 @@ def attend(
 
 
 def attend_layer(
-    layer: KVLayer, query: torch.Tensor, scale: float, softcap: float | None, window: int | None
+    layer: KVLayer,
+    query: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    few: int | None = FEW,
 ) -> torch.Tensor:
     """One layer's attention, the policy's hooks included, over a store that has this pass's keys and values.
 
     Args:
         query: (batch, heads, rows, head_dim), rotated.
+        few: rows up to which the core attends, where it can; None is any number.
 
     Returns:
         (batch, rows, heads, head_dim), contiguous.
@@ -76,7 +82,7 @@ def attend_layer(
     selected = layer.policy.select(layer, query) if window is None else None
     count(layer, selected)
     wanted = "attention_weights" in layer.policy.needs and window is None
-    if layer.core is not None and query.shape[2] <= FEW and query.dtype == torch.float32:
+    if layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few):
         out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None)
     else:
         out, weights = _torch(layer, query, selected, scale, softcap), None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from tokloom._core import Pass
-from tokloom.attention.attend import FEW, attend_layer, count
+from tokloom.attention.attend import attend_layer, count
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.models.fused_decoder import FusedDecoder
 
@@ -25,7 +25,7 @@ def fused_pass(
     tables = decoder.rotary(max(step.positions) + 1)
     rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
     core_pass = Pass(hidden.data_ptr(), rows, step.row_positions.data_ptr(), rotary, torch.get_num_threads())
-    if store.policy.plain and rows <= FEW:
+    if store.policy.plain:
         _all_layers(decoder, store, step, core_pass)
     else:
         _by_layer(decoder, store, step, core_pass)
@@ -52,5 +52,5 @@ def _by_layer(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass
         queries = torch.empty(1, form.heads, step.rows, form.head_dim)  # a tree's are held until it is accepted
         start = layer.reserve(step.rows)
         decoder.core.attention_in(index, core_pass, layer.core, start, queries.data_ptr())
-        out = attend_layer(layer, queries, form.scale, form.softcap, form.window)
+        out = attend_layer(layer, queries, form.scale, form.softcap, form.window, few=None)
         decoder.core.attention_out(index, core_pass, out.data_ptr())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokloom.atomic import atomic_directory, workspace, write_atomic
 from tokloom.errors import ArgumentError, ModelError, ModelNotFoundError, UnsupportedModelError
+from tokloom.models import gguf_blocks
 from tokloom.models.cache import cache_dir
 from tokloom.models.pretrained import check_causal, check_tokenizer, read_weights
 from tokloom.models.quiet import quiet
@@ -36,7 +37,7 @@ class Gguf:
 
 
 def converted(gguf: Gguf) -> Path:
-    """The directory with the model in float32, as transformers loads it; made on the first call.
+    """The directory with the model in float32, as transformers loads it, and its blocks; made on the first call.
 
     The directory's name holds the hash of the GGUF file's content, so that it never has to be made
     again or invalidated. Which content a file has is remembered by its path, size and time of change.
@@ -75,18 +76,21 @@ def _convert(gguf: Gguf, target: Path) -> None:
 
     status = f"Preparing {gguf.name}, this once: dequantizing its GGUF file"
     with Console(stderr=True).status(status), quiet(reader):
-        if len(gguf.files) == 1:
-            model, tokenizer = _read_gguf(gguf.name, gguf.files[0])
-        else:
-            with workspace(target) as work:
-                joined = work / f"{gguf.name}.gguf"
-                with joined.open("wb") as whole:
-                    for part in gguf.files:
-                        with part.open("rb") as piece:
-                            shutil.copyfileobj(piece, whole, 1 << 20)
-                model, tokenizer = _read_gguf(gguf.name, joined)
-        with atomic_directory(target) as draft:
-            _save(model, tokenizer, draft)
+        with workspace(target) as work:
+            file = gguf.files[0] if len(gguf.files) == 1 else _joined(gguf, work)
+            model, tokenizer = _read_gguf(gguf.name, file)
+            with atomic_directory(target) as draft:
+                _save(model, tokenizer, draft)
+                gguf_blocks.write(draft, gguf_blocks.collect(file, model))
+
+
+def _joined(gguf: Gguf, directory: Path) -> Path:
+    joined = directory / f"{gguf.name}.gguf"
+    with joined.open("wb") as whole:
+        for part in gguf.files:
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, whole, 1 << 20)
+    return joined
 
 
 def _read_gguf(name: str, file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -153,7 +157,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _is_complete(directory: Path) -> bool:
-    return all((directory / name).is_file() for name in ("config.json", "tokenizer.json", "model.safetensors"))
+    return all((directory / name).is_file() for name in ("config.json", "tokenizer.json", "model.safetensors", gguf_blocks.FILE))
 
 
 def _identity(gguf: Gguf) -> str:

@@ -46,9 +46,10 @@ def load(
         dtype: "float32", "bfloat16" or "float16" (or short "fp32", "bf16", "fp16"), or a torch.dtype.
             None is float32 on a CPU, where it is the fastest and most exact, and the checkpoint's own elsewhere.
         device: as torch names it ("cpu", "cuda:0", "mps"). None is the accelerator if there is one, else the CPU.
-        weights: how linear layers keep theirs on a CPU: "fp32", "bf16", "int8" or "int4" packed for tokloom's
-            kernels (int8 and int4 with factors for every 32 inputs), or "torch" to leave nn.Linear as it is.
-            None is the precision of `dtype`: "fp32" or "bf16"; "torch" for others and off the CPU.
+        weights: how linear layers keep theirs on a CPU, packed for tokloom's kernels: "exact" keeps every value
+            of the checkpoint in the smallest form that can (the blocks of a GGUF file, bf16 or fp32); "fp32",
+            "bf16", "int8" and "int4" (with factors for every 32 inputs) convert. "torch" leaves nn.Linear as it
+            is. None is "exact", "torch" off the CPU.
 
     A GGUF file is dequantized on its first load and kept in the cache directory ($TOKLOOM_CACHE, else
     ~/.cache/tokloom); later loads map it into memory.
@@ -59,6 +60,7 @@ def load(
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ArgumentError("name", name, "a bundled model, a directory, a .gguf file or a hub id")
     with quick_start(), _LOADING:
+        from tokloom.models.gguf_blocks import read as read_blocks
         from tokloom.models.packed_linear import check_weights, pack
 
         place = _device(device)
@@ -70,7 +72,8 @@ def load(
             model, tokenizer = load_pretrained(shown, source, local=local, dtype=precision)
             placed: Any = model
             placed = placed.to(place)
-            return LanguageModel(shown, placed, tokenizer, pack(placed, weights))
+            blocks = read_blocks(Path(source)) if local else {}
+            return LanguageModel(shown, placed, tokenizer, pack(placed, weights, blocks))
 
 
 def refuse_options(**options: object) -> None:
