@@ -21,7 +21,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::size_t kSegments = 32;            // about as many per call: enough for even shares, few to merge
 constexpr std::size_t kLeastSegment = 64;        // slots
 constexpr std::size_t kSmallWork = 1 << 17;      // multiply-adds below which a second thread costs more than it saves
-constexpr std::size_t kMostRaw = std::size_t{1} << 24;  // floats of scratch for scores, 64 MB
+constexpr std::size_t kMostRaw = std::size_t{1} << 22;  // floats of scratch for scores, 16 MB
 
 std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 std::size_t divide_up(std::size_t n, std::size_t by) { return (n + by - 1) / by; }

@@ -78,7 +78,7 @@ SHAPES = {
     "group": st.sampled_from([1, 2, 3, 4, 5, 7, 8]),
     "width": st.sampled_from([8, 16, 24, 40, 64, 72, 80, 96, 128, 256, 7, 33]),
     "storage": st.sampled_from(STORAGES),
-    "threads": st.sampled_from([1, 2, 3]),
+    "threads": st.sampled_from([1, 1, 2]),
 }
 
 
@@ -88,7 +88,7 @@ SHAPES = {
     softcap=st.sampled_from([0.0, 0.0, 2.0, 50.0]),
     branching=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equals_torch(
     seed: int, rows: int, past: int, kv_heads: int, group: int, width: int, storage: str, threads: int, window: int,
     softcap: float, branching: bool,
@@ -98,7 +98,7 @@ def test_equals_torch(
 
 
 @given(**SHAPES, shared_heads=st.booleans(), shared_rows=st.booleans(), chosen=st.sampled_from([0, 1, 20, 300]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_chosen_slots_equal_a_mask(
     seed: int, rows: int, past: int, kv_heads: int, group: int, width: int, storage: str, threads: int,
     shared_heads: bool, shared_rows: bool, chosen: int,
@@ -128,6 +128,15 @@ def test_long_contexts(storage: str, rows: int) -> None:
 @pytest.mark.parametrize("storage", STORAGES)
 def test_many_rows(storage: str) -> None:
     check(build(2, rows=64, past=300, kv_heads=1, group=9, storage=storage, own=tree(64)), threads=2)
+
+
+def test_sums_of_more_scores_than_the_scratch_holds() -> None:
+    case = build(2, rows=40, past=30_000, kv_heads=1, group=4, width=8)
+    (out, weights, sums), (again, _, alone) = run(case, 2, True, True), run(case, 2, False, True)
+    torch.testing.assert_close(again, out, **CLOSE)
+    torch.testing.assert_close(alone, sums, **CLOSE)
+    assert weights is not None
+    torch.testing.assert_close(alone, weights.view(1, -1, 30_040).sum(1), **CLOSE)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16])
