@@ -21,6 +21,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::size_t kSegments = 32;            // about as many per call: enough for even shares, few to merge
 constexpr std::size_t kLeastSegment = 64;        // slots
 constexpr std::size_t kSmallWork = 1 << 17;      // multiply-adds below which a second thread costs more than it saves
+constexpr std::size_t kSmallMerge = 1 << 18;     // the same of merging
 constexpr std::size_t kMostRaw = std::size_t{1} << 22;  // floats of scratch for scores, 16 MB
 
 std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -127,7 +128,7 @@ class Pass {
       for (std::size_t i = begin; i < end; ++i) compute(i, scratch);
     });
     const std::size_t outputs = plan_.units.size() * count_;
-    const std::size_t grain = std::max<std::size_t>(1, 32768 * plan_.units.size() / (segments * call_.head_dim + 1));
+    const std::size_t grain = std::max<std::size_t>(1, kSmallMerge * plan_.units.size() / (segments * call_.head_dim + 1));
     parallel_for(outputs, grain, threads, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) merge(i / count_, i % count_);
     });
