@@ -98,7 +98,7 @@ SHAPES = {
     softcap=st.sampled_from([0.0, 0.0, 2.0, 50.0]),
     branching=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_equals_torch(
     seed: int, rows: int, past: int, kv_heads: int, group: int, width: int, storage: str, threads: int, window: int,
     softcap: float, branching: bool,
@@ -108,7 +108,7 @@ def test_equals_torch(
 
 
 @given(**SHAPES, shared_heads=st.booleans(), shared_rows=st.booleans(), chosen=st.sampled_from([0, 1, 20, 300]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_chosen_slots_equal_a_mask(
     seed: int, rows: int, past: int, kv_heads: int, group: int, width: int, storage: str, threads: int,
     shared_heads: bool, shared_rows: bool, chosen: int,
