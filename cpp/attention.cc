@@ -21,7 +21,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::size_t kSegments = 32;            // about as many per call: enough for even shares, few to merge
 constexpr std::size_t kLeastSegment = 64;        // slots
 constexpr std::size_t kSmallWork = 1 << 17;      // multiply-adds below which a second thread costs more than it saves
-constexpr std::size_t kMostRaw = std::size_t{1} << 24;  // floats of scratch for scores, 64 MB
+constexpr std::size_t kSmallMerge = 1 << 18;     // the same of merging
+constexpr std::size_t kMostRaw = std::size_t{1} << 22;  // floats of scratch for scores, 16 MB
 
 std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 std::size_t divide_up(std::size_t n, std::size_t by) { return (n + by - 1) / by; }
@@ -50,7 +51,7 @@ class Buffer {
 struct Scratch {
   Buffer floats, masks;
   std::size_t offsets[kMostSlots];
-  std::int32_t numbers[kMostSlots];
+  std::int32_t numbers[kMostSlots + 1];  // one more for what the index has and is skipped
   float key_scales[kMostSlots], value_scales[kMostSlots];
 };
 
@@ -127,7 +128,7 @@ class Pass {
       for (std::size_t i = begin; i < end; ++i) compute(i, scratch);
     });
     const std::size_t outputs = plan_.units.size() * count_;
-    const std::size_t grain = std::max<std::size_t>(1, 32768 * plan_.units.size() / (segments * call_.head_dim + 1));
+    const std::size_t grain = std::max<std::size_t>(1, kSmallMerge * plan_.units.size() / (segments * call_.head_dim + 1));
     parallel_for(outputs, grain, threads, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) merge(i / count_, i % count_);
     });
@@ -165,12 +166,16 @@ class Pass {
     return false;
   }
 
+  const std::int64_t* chosen(const Unit& unit) const {
+    const std::size_t head = call_.index_heads > 1 ? unit.head : 0, row = per_row_ ? unit.row : 0;
+    return call_.index + (head * call_.index_rows + row) * call_.chosen;
+  }
+
   // The place in the store of a number, -1 for an empty place of the index.
   std::int64_t slot_of(const Unit& unit, std::size_t number) const {
     if (!call_.index) return static_cast<std::int64_t>(number);
     if (number >= call_.chosen) return static_cast<std::int64_t>(call_.past + number - call_.chosen);
-    const std::size_t head = call_.index_heads > 1 ? unit.head : 0, row = per_row_ ? unit.row : 0;
-    const std::int64_t slot = call_.index[(head * call_.index_rows + row) * call_.chosen + number];
+    const std::int64_t slot = chosen(unit)[number];
     return slot < static_cast<std::int64_t>(call_.past) ? slot : -1;
   }
 
@@ -258,6 +263,7 @@ class Pass {
     block.scratch = scratch.floats.floats(attention_scratch(padded_) + count_ * block.stride + count_);
     block.scores = block.scratch + attention_scratch(padded_);
     block.factors = block.scores + count_ * block.stride;
+    block.scattered = call_.index != nullptr;
     block.offsets = scratch.offsets;
     block.numbers = scratch.numbers;
     block.key_scales = scratch.key_scales;
@@ -273,40 +279,56 @@ class Pass {
     const std::size_t slots = segment.end - segment.begin;
     const std::size_t step = round_up(divide_up(slots, divide_up(slots, most_slots_)), kWidest);
     for (std::size_t at = segment.begin; at < segment.end; at += step) {
-      block.mask = nullptr;
-      list(unit, at, std::min(at + step, segment.end), row_bytes, block, scratch);
+      list(unit, at, std::min(at + step, segment.end), block, scratch);
       if (block.slots) block_(block);
     }
   }
 
   // The slots among numbers [begin, end) that some row sees, and which row sees which if not every row sees all.
-  void list(const Unit& unit, std::size_t begin, std::size_t end, std::size_t row_bytes, AttentionBlock& block,
-            Scratch& scratch) const {
-    const bool masked = unit_rows_ > 1 && (call_.window > 0 || end > past());
-    std::int32_t* mask = nullptr;
-    if (masked) {
-      mask = reinterpret_cast<std::int32_t*>(scratch.masks.floats(unit_rows_ * block.stride));
-      block.mask = mask;
+  void list(const Unit& unit, std::size_t begin, std::size_t end, AttentionBlock& block, Scratch& scratch) const {
+    std::size_t n = 0, number = begin;
+    if (call_.window <= 0) {  // all of the past is visible
+      const std::size_t shared_end = std::min(end, past());
+      if (!call_.index) {
+        for (; number < shared_end; ++number) scratch.numbers[n++] = static_cast<std::int32_t>(number);
+      } else {
+        const std::int64_t* index = chosen(unit);
+        const std::int64_t most = static_cast<std::int64_t>(call_.past);
+        for (; number < shared_end; ++number) {
+          scratch.numbers[n] = static_cast<std::int32_t>(index[number]);  // overwritten if it does not count
+          n += index[number] >= 0 && index[number] < most;
+        }
+      }
     }
-    std::size_t n = 0;
-    for (std::size_t number = begin; number < end; ++number) {
+    std::int32_t* mask = nullptr;
+    if (unit_rows_ > 1 && number < end) {
+      mask = reinterpret_cast<std::int32_t*>(scratch.masks.floats(unit_rows_ * block.stride));
+      for (std::size_t r = 0; r < unit_rows_; ++r) std::fill_n(mask + r * block.stride, n, -1);
+    }
+    block.mask = mask;
+    for (; number < end; ++number) {
       const std::int64_t place = slot_of(unit, number);
       if (place < 0) continue;
       const std::size_t slot = static_cast<std::size_t>(place);
-      if ((call_.window > 0 || number >= past()) && !seen_by_any(unit, number, slot)) continue;
-      scratch.offsets[n] = slot * row_bytes;
+      if (!seen_by_any(unit, number, slot)) continue;
       scratch.numbers[n] = static_cast<std::int32_t>(slot);
-      if (call_.storage == Storage::int8) {
-        scratch.key_scales[n] = call_.key_scales[unit.head * call_.capacity + slot];
-        scratch.value_scales[n] = call_.value_scales[unit.head * call_.capacity + slot];
-      }
-      for (std::size_t r = 0; masked && r < unit_rows_; ++r)
+      for (std::size_t r = 0; mask && r < unit_rows_; ++r)
         mask[r * block.stride + n] = sees(unit, unit.row + r, number, slot) ? -1 : 0;
       ++n;
     }
     block.slots = n;
-    // What the kernel computes in the lanes beyond is dropped, but not left to chance.
-    for (std::size_t s = n; s < round_up(n, kWidest); ++s) scratch.key_scales[s] = scratch.value_scales[s] = 0;
+    if (!n) return;
+    std::fill(scratch.numbers + n, scratch.numbers + round_up(n, kWidest), scratch.numbers[n - 1]);
+    n = round_up(n, kWidest);
+    const std::size_t row_bytes = call_.head_dim * size_of(call_.storage);
+    for (std::size_t s = 0; s < n; ++s) scratch.offsets[s] = static_cast<std::size_t>(scratch.numbers[s]) * row_bytes;
+    if (call_.storage != Storage::int8) return;
+    const float* key_scales = call_.key_scales + unit.head * call_.capacity;
+    const float* value_scales = call_.value_scales + unit.head * call_.capacity;
+    for (std::size_t s = 0; s < n; ++s) {
+      scratch.key_scales[s] = key_scales[scratch.numbers[s]];
+      scratch.value_scales[s] = value_scales[scratch.numbers[s]];
+    }
   }
 
   void merge(std::size_t u, std::size_t i) {

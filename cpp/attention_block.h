@@ -14,10 +14,12 @@ constexpr std::size_t kWidest = 16;      // lanes: per-slot arrays and rows of f
 struct AttentionBlock {
   const char* keys;  // of the KV head
   const char* values;
-  const std::size_t* offsets;  // of the slots, in bytes; key_scales and value_scales (int8) are per listed slot as well
+  // Of the slots, in bytes, and scales (int8), per listed slot; up to a multiple of kWidest they repeat the last one.
+  const std::size_t* offsets;
   const float* key_scales;
   const float* value_scales;
   std::size_t slots;
+  bool scattered;  // the slots do not follow each other
   const float* queries;  // (count, padded), scaled, zeros after head_dim
   std::size_t count, rows, head_dim, padded;  // query i belongs to row i % rows
   const std::int32_t* mask;                   // (rows, stride), -1 where the row sees the slot; nullptr: everywhere

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 
@@ -19,6 +20,15 @@ from tokloom import _core
 STORAGES = ("fp32", "bf16", "int8")
 # The reference has what is stored, so that no storage needs more than what float32 sums lose.
 CLOSE = {"atol": 3e-5, "rtol": 3e-5}
+
+
+@pytest.fixture(autouse=True)
+def reference_on_one_thread() -> Iterator[None]:
+    """On a machine that is busy otherwise, threads that wait for each other in every small product take minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def tree(rows: int) -> torch.Tensor:
@@ -78,7 +88,7 @@ SHAPES = {
     "group": st.sampled_from([1, 2, 3, 4, 5, 7, 8]),
     "width": st.sampled_from([8, 16, 24, 40, 64, 72, 80, 96, 128, 256, 7, 33]),
     "storage": st.sampled_from(STORAGES),
-    "threads": st.sampled_from([1, 2, 3]),
+    "threads": st.sampled_from([1, 1, 2]),
 }
 
 
@@ -88,7 +98,7 @@ SHAPES = {
     softcap=st.sampled_from([0.0, 0.0, 2.0, 50.0]),
     branching=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_equals_torch(
     seed: int, rows: int, past: int, kv_heads: int, group: int, width: int, storage: str, threads: int, window: int,
     softcap: float, branching: bool,
@@ -98,7 +108,7 @@ def test_equals_torch(
 
 
 @given(**SHAPES, shared_heads=st.booleans(), shared_rows=st.booleans(), chosen=st.sampled_from([0, 1, 20, 300]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_chosen_slots_equal_a_mask(
     seed: int, rows: int, past: int, kv_heads: int, group: int, width: int, storage: str, threads: int,
     shared_heads: bool, shared_rows: bool, chosen: int,
@@ -130,6 +140,15 @@ def test_many_rows(storage: str) -> None:
     check(build(2, rows=64, past=300, kv_heads=1, group=9, storage=storage, own=tree(64)), threads=2)
 
 
+def test_sums_of_more_scores_than_the_scratch_holds() -> None:
+    case = build(2, rows=40, past=30_000, kv_heads=1, group=4, width=8)
+    (out, weights, sums), (again, _, alone) = run(case, 2, True, True), run(case, 2, False, True)
+    torch.testing.assert_close(again, out, **CLOSE)
+    torch.testing.assert_close(alone, sums, **CLOSE)
+    assert weights is not None
+    torch.testing.assert_close(alone, weights.view(1, -1, 30_040).sum(1), **CLOSE)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 16])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("part", ["key", "value", "query"])
@@ -144,7 +163,7 @@ def test_not_finite_is_as_in_torch(rows: int, bad: float, part: str, storage: st
         tensor[0, 37, 3] = tensor[1, 399, 0] = bad
     for index in (None, torch.tensor([[[37, 399, 3]]])):
         case.index = index
-        out, want = run(case, 2)[0].double(), expected(case)[0]
+        out, want = run(case)[0].double(), expected(case)[0]
         torch.testing.assert_close(out, want, equal_nan=True, **CLOSE)
     assert not want.isfinite().all() or (part == "key" and bad < 0) or bad == torch.inf
 
