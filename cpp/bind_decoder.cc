@@ -48,22 +48,7 @@ void tokloom::bind_decoder(nb::module_& m) {
                                 storage_of(storage)};
           },
           nb::kw_only(), nb::arg("keys"), nb::arg("values"), nb::arg("key_scales"), nb::arg("value_scales"),
-          nb::arg("positions"), nb::arg("kv_heads"), nb::arg("capacity"), nb::arg("head_dim"), nb::arg("storage"))
-      .def(
-          "append",
-          [](const KVBuffer& self, uintptr_t keys, uintptr_t values, uintptr_t positions, size_t rows, size_t start) {
-            if (start + rows > self.capacity) throw nb::value_error("start + rows exceeds the capacity");
-            self.append(pointer<const float>(keys), pointer<const float>(values), pointer<const int32_t>(positions),
-                        rows, start);
-          },
-          nb::arg("keys"), nb::arg("values"), nb::arg("positions"), nb::arg("rows"), nb::arg("start"))
-      .def(
-          "read",
-          [](const KVBuffer& self, bool of_values, size_t count, uintptr_t out) {
-            if (count > self.capacity) throw nb::value_error("count exceeds the capacity");
-            self.read(of_values, count, pointer<float>(out));
-          },
-          nb::arg("of_values"), nb::arg("count"), nb::arg("out"));
+          nb::arg("positions"), nb::arg("kv_heads"), nb::arg("capacity"), nb::arg("head_dim"), nb::arg("storage"));
 
   nb::class_<Pass>(m, "Pass").def(
       "__init__",

@@ -33,27 +33,4 @@ void KVBuffer::append(const float* new_keys, const float* new_values, const std:
     std::memcpy(positions + head * capacity + start, row_positions, rows * sizeof(std::int32_t));
 }
 
-void KVBuffer::read(bool of_values, std::size_t count, float* out) const {
-  const void* from = of_values ? values : keys;
-  const float* scales = of_values ? value_scales : key_scales;
-  for (std::size_t head = 0; head < kv_heads; ++head)
-    for (std::size_t slot = 0; slot < count; ++slot) {
-      const std::size_t at = (head * capacity + slot) * head_dim;
-      float* to = out + (head * count + slot) * head_dim;
-      switch (storage) {
-        case Storage::f32: std::memcpy(to, static_cast<const float*>(from) + at, head_dim * sizeof(float)); break;
-        case Storage::bf16:
-          for (std::size_t i = 0; i < head_dim; ++i) {
-            const std::uint32_t bits = static_cast<std::uint32_t>(static_cast<const std::uint16_t*>(from)[at + i]) << 16;
-            std::memcpy(to + i, &bits, sizeof bits);
-          }
-          break;
-        case Storage::int8:
-          for (std::size_t i = 0; i < head_dim; ++i)
-            to[i] = static_cast<float>(static_cast<const std::int8_t*>(from)[at + i]) * scales[head * capacity + slot];
-          break;
-      }
-    }
-}
-
 }  // namespace tokloom

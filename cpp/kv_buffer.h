@@ -20,8 +20,6 @@ struct KVBuffer {
   // Writes `rows` slots from slot `start` on; keys and values (kv_heads, rows, head_dim), contiguous.
   void append(const float* new_keys, const float* new_values, const std::int32_t* row_positions, std::size_t rows,
               std::size_t start) const;
-  // The slots [0, count) as floats, (kv_heads, count, head_dim).
-  void read(bool of_values, std::size_t count, float* out) const;
 };
 
 }  // namespace tokloom

@@ -55,9 +55,10 @@ void size(Levels& to, std::size_t inputs, Kind kind) {
   to.leasts.resize(groups);
 }
 
-std::uint8_t nearest(float value, long most) {
+// The level nearest to `value`, counted from `zero`.
+std::uint8_t nearest(float value, long zero, long most) {
   // NaN and infinity: lrint's result is of no use, and there is no level for them
-  return static_cast<std::uint8_t>(std::isfinite(value) ? std::clamp(std::lrint(value), 0L, most) : 0);
+  return static_cast<std::uint8_t>(std::isfinite(value) ? std::clamp(std::lrint(value) + zero, 0L, most) : 0);
 }
 
 }  // namespace
@@ -82,7 +83,7 @@ void find_levels(const float* weights, std::size_t inputs, Kind kind, Levels& to
     to.leasts[group] = least;
     for (std::size_t k = 0; k < form.group; ++k)
       to.levels[group * form.group + k] =
-          form.factors == 2 ? nearest((from[k] - least) * inverse, most) : nearest(from[k] * inverse + 128, most);
+          form.factors == 2 ? nearest((from[k] - least) * inverse, 0, most) : nearest(from[k] * inverse, 128, most);
   }
 }
 

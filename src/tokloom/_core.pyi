@@ -22,12 +22,22 @@ class PackedMatrix:
         weights: address of (outputs, inputs), row-major; copied.
         format: "fp32", "bf16", or "int8" or "int4" with factors for every 32 inputs, of which inputs must be a
             multiple (ValueError).
+        activation_bits: what int8 and int4 round the rows that they are multiplied with to: 8, or 24, as a float's.
         threads: to pack on.
     """
 
-    def __init__(self, weights: int, outputs: int, inputs: int, format: str, threads: int) -> None: ...
+    def __init__(
+        self, weights: int, outputs: int, inputs: int, format: str, activation_bits: int, threads: int
+    ) -> None: ...
+    @staticmethod
+    def from_gguf(
+        blocks: int, bytes: int, type: int, outputs: int, inputs: int, activation_bits: int, threads: int
+    ) -> PackedMatrix:
+        """From the blocks of a GGUF tensor of ggml's type `type`, value for value: address of (outputs, bytes of a
+        row). ValueError if the type is not one of `gguf_blocks.TYPES` or `bytes` does not fit."""
+
     def apply(self, x: int, rows: int, out: int, threads: int) -> None:
-        """out (rows, outputs) = x (rows, inputs) times the transposed matrix, on `threads` threads."""
+        """out (rows, outputs) = x (rows, inputs) times the transposed matrix, on `threads` of torch's threads."""
 
     def unpack(self, weights: int) -> None:
         """Writes the matrix (outputs, inputs) as the kernels see it."""
@@ -35,6 +45,75 @@ class PackedMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes of packed weights and scales."""
+
+class KVBuffer:
+    """Where one layer's keys and values lie, (kv_heads, capacity, head_dim); the tensors stay the caller's.
+
+    key_scales, value_scales: address of (kv_heads, capacity) float32 with storage "int8", else 0. positions: of
+    (kv_heads, capacity) int32. storage: "fp32", "bf16" or "int8".
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: int,
+        values: int,
+        key_scales: int,
+        value_scales: int,
+        positions: int,
+        kv_heads: int,
+        capacity: int,
+        head_dim: int,
+        storage: str,
+    ) -> None: ...
+
+class Pass:
+    """The rows of one forward pass: `hidden` is the address of (rows, hidden size) float32, embeddings at first and
+    updated by every layer; positions of (rows,) int32; rotary one (cosines, sines) for each of the model's tables, each
+    (positions, head_dim / 2) float32. The caller keeps them alive."""
+
+    def __init__(
+        self, hidden: int, rows: int, positions: int, rotary: Sequence[tuple[int, int]], threads: int
+    ) -> None: ...
+
+class Decoder:
+    """The layers of a Llama-like decoder over packed matrices; see models/fused_decoder.py.
+
+    A norm is (address of its float32 weights or 0, epsilon); biases are addresses or 0. The caller keeps them alive.
+    """
+
+    def __init__(self, hidden: int, norm: tuple[int, float], head: PackedMatrix, bias: int) -> None: ...
+    def add(
+        self,
+        *,
+        norms: Sequence[tuple[int, float]],
+        matrices: list[PackedMatrix],
+        biases: Sequence[int],
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+        softcap: float,
+        window: int,
+        rotary: int,
+        gelu: bool,
+    ) -> None:
+        """Adds a layer. norms: before attention, of queries, of keys, after attention, before the MLP, after it.
+        matrices, biases: q, k, v, o, gate, up, down. softcap and window: 0 for none. rotary: which of the pass's
+        tables."""
+
+    def attention_in(self, layer: int, step: Pass, buffer: KVBuffer, start: int, queries: int) -> None:
+        """A layer up to its attention: keys and values to the slots from `start` on, rotated queries to `queries`,
+        (heads, rows, head_dim) float32."""
+
+    def attention_out(self, layer: int, step: Pass, attended: int) -> None:
+        """A layer from its attention on; `attended` is (rows, heads * head_dim) float32."""
+
+    def run(self, step: Pass, buffers: Sequence[KVBuffer], starts: Sequence[int], own: int) -> None:
+        """All layers with the core's own attention. own: as of `attend`."""
+
+    def logits(self, step: Pass, first: int, out: int) -> None:
+        """Logits after the rows from `first` on, (rows - first, vocabulary) float32."""
 
 def attend(
     *,

@@ -122,7 +122,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def allocate(
         self, batch: int, heads: int, width: int, value_width: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """Empty buffers; `dtype` is what the model computes in, and what is stored unless `precision` says otherwise."""
+        """Empty buffers; `dtype` is what the model computes in, and what is stored unless `precision` is given."""
         self.dtype, self.device = dtype, device
         stored = dtype if self.precision is None else PRECISIONS[self.precision]
         self._keys = torch.empty((batch, heads, 0, width), dtype=stored, device=device)
@@ -331,9 +331,7 @@ class KVStore(Cache):
 
     layers: list[KVLayer]  # type: ignore[assignment]
 
-    def __init__(
-        self, layers: int, policy: AttentionPolicy, limit: int = 0, precision: str | None = None
-    ) -> None:
+    def __init__(self, layers: int, policy: AttentionPolicy, limit: int = 0, precision: str | None = None) -> None:
         self.policy = policy
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
 

@@ -51,6 +51,7 @@ def compare(
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = None,
     weights: o.Weights = None,
+    kv: o.KV = None,
     device: o.Device = None,
     threads: o.Threads = None,
     context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
@@ -63,7 +64,9 @@ def compare(
     given = {"context": context, "attention": attention, "drafter": drafter}
     fixed = {name: spec for name, spec in given.items() if spec is not None}
     loading = {"dtype": dtype, "device": device, "weights": weights}
-    o.engine_options(model=model, **loading, **fixed)
+    o.engine_options(model=model, kv=kv, **loading, **fixed)
+    if kv is not None:
+        fixed["kv"] = kv
     rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)
     o.check_names(spec for spec in (*rows, *evaluations) if spec != "plain")
     path = results if results is not None else Path("out") / "compare" / f"{stage}.jsonl"

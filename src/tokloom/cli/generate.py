@@ -40,6 +40,7 @@ def generate(
     model: o.Model = "smollm2-135m",
     dtype: o.Dtype = None,
     weights: o.Weights = None,
+    kv: o.KV = None,
     device: o.Device = None,
     threads: o.Threads = None,
     attention: o.Attention = "dense",
@@ -70,7 +71,7 @@ def generate(
     as_chat = chat or system is not None
     rule = o.constraint(constraint, choices, strip=as_chat)
     engine_options = o.engine_options(
-        model=model, dtype=dtype, device=device, weights=weights, attention=attention, drafter=drafter
+        model=model, dtype=dtype, device=device, weights=weights, kv=kv, attention=attention, drafter=drafter
     )
 
     from tokloom.cli import answer, output

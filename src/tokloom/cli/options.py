@@ -28,7 +28,14 @@ Dtype = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="fp32, bf16, int8, int4 packed, or torch; the precision of --dtype if not given.", rich_help_panel=_MODEL
+        help="exact (what the checkpoint holds, nothing lost), fp32, bf16, int8, int4, or torch; exact on a CPU.",
+        rich_help_panel=_MODEL,
+    ),
+]
+KV = Annotated[
+    str | None,
+    typer.Option(
+        "--kv", help="Keys and values are stored in fp32, bf16 or int8; --dtype if not given.", rich_help_panel=_MODEL
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
@@ -148,10 +155,16 @@ def check_names(specs: Iterable[str]) -> None:
 
 
 def engine_options(
-    *, model: str, dtype: str | None, device: str | None, weights: str | None, **specs: str | None
+    *,
+    model: str,
+    dtype: str | None,
+    device: str | None,
+    weights: str | None,
+    kv: str | None,
+    **specs: str | None,
 ) -> dict[str, Any]:
     """Keyword arguments of `tokloom.Engine`, checked as far as that needs no torch."""
     if dtype is not None and dtype not in DTYPES:
         raise ArgumentError("--dtype", dtype, "one of " + ", ".join(DTYPES))
     check_names(spec for spec in specs.values() if spec is not None)
-    return {"model": model, "dtype": dtype, "device": device, "weights": weights, **specs}
+    return {"model": model, "dtype": dtype, "device": device, "weights": weights, "kv": kv, **specs}

@@ -11,7 +11,7 @@ import torch
 
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
-from tokloom.attention.kv_store import KVStore, Step
+from tokloom.attention.kv_store import PRECISIONS, KVStore, Step
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
@@ -79,6 +79,8 @@ class Engine:
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
+        kv: how keys and values are stored, "fp32", "bf16" or "int8" (with a scale for each token of a KV head); None
+            is what the model computes in.
         prefill_chunk: tokens of the prompt that go through the model in one pass.
 
     Raises:
@@ -96,10 +98,13 @@ class Engine:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         weights: str | None = None,
+        kv: str | None = None,
         prefill_chunk: int = 512,
     ) -> None:
         if not isinstance(prefill_chunk, int) or prefill_chunk < 1:
             raise ArgumentError("prefill_chunk", prefill_chunk, "an integer >= 1")
+        if kv is not None and kv not in PRECISIONS:
+            raise ArgumentError("kv", kv, "one of " + ", ".join(PRECISIONS) + ", or None")
         self.attention: AttentionPolicy = registry.build(attention, AttentionPolicy, "attention")
         self.drafter: Drafter | None = None if drafter is None else registry.build(drafter, Drafter, "drafter")
         self.context: ContextSelector = registry.build(context, ContextSelector, "context")
@@ -112,7 +117,7 @@ class Engine:
             self.model = model
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
-        self.prefill_chunk = prefill_chunk
+        self.kv, self.prefill_chunk = kv, prefill_chunk
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
 
@@ -290,7 +295,7 @@ class Engine:
     ) -> tuple[KVStore, torch.Tensor]:
         """Reads the prompt; returns the store and the logits after it."""
         room = min(new_tokens, 256) + SPARE
-        store = new_store(self.model, self.attention, len(tokens) + room)
+        store = new_store(self.model, self.attention, len(tokens) + room, self.kv)
         with ledger.stage("attention", self.attention.name) as row:
             row.tokens_in = len(tokens)
             logits = torch.empty(0)
@@ -355,6 +360,7 @@ class Engine:
             "model": self.model.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "weights": self.model.weights,
+            **({"kv": self.kv} if self.kv is not None else {}),
             **specs,
         }
 

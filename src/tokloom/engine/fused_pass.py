@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from tokloom._core import Pass
+from tokloom._core import KVBuffer, Pass
 from tokloom.attention.attend import attend_layer, count
-from tokloom.attention.kv_store import KVStore, Step
+from tokloom.attention.kv_store import KVLayer, KVStore, Step
 from tokloom.models.fused_decoder import FusedDecoder
 
 
@@ -41,7 +41,7 @@ def _all_layers(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pa
     """No policy wants to see anything: the core does all layers in one call."""
     starts = [layer.reserve(step.rows) for layer in store.layers]
     own = 0 if step.parents is None else step.own.data_ptr()
-    decoder.core.run(core_pass, [layer.core for layer in store.layers], starts, own)
+    decoder.core.run(core_pass, [_buffer(layer) for layer in store.layers], starts, own)
     for layer in store.layers:
         count(layer, None)
         layer.hold(None, None)
@@ -51,6 +51,11 @@ def _by_layer(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass
     for index, (layer, form) in enumerate(zip(store.layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, step.rows, form.head_dim)  # a tree's are held until it is accepted
         start = layer.reserve(step.rows)
-        decoder.core.attention_in(index, core_pass, layer.core, start, queries.data_ptr())
+        decoder.core.attention_in(index, core_pass, _buffer(layer), start, queries.data_ptr())
         out = attend_layer(layer, queries, form.scale, form.softcap, form.window, few=None)
         decoder.core.attention_out(index, core_pass, out.data_ptr())
+
+
+def _buffer(layer: KVLayer) -> KVBuffer:
+    assert layer.core is not None  # one sequence on the CPU
+    return layer.core

@@ -75,13 +75,12 @@ def _convert(gguf: Gguf, target: Path) -> None:
     from transformers import modeling_gguf_pytorch_utils as reader
 
     status = f"Preparing {gguf.name}, this once: dequantizing its GGUF file"
-    with Console(stderr=True).status(status), quiet(reader):
-        with workspace(target) as work:
-            file = gguf.files[0] if len(gguf.files) == 1 else _joined(gguf, work)
-            model, tokenizer = _read_gguf(gguf.name, file)
-            with atomic_directory(target) as draft:
-                _save(model, tokenizer, draft)
-                gguf_blocks.write(draft, gguf_blocks.collect(file, model))
+    with Console(stderr=True).status(status), quiet(reader), workspace(target) as work:
+        file = gguf.files[0] if len(gguf.files) == 1 else _joined(gguf, work)
+        model, tokenizer = _read_gguf(gguf.name, file)
+        with atomic_directory(target) as draft:
+            _save(model, tokenizer, draft)
+            gguf_blocks.write(draft, gguf_blocks.collect(file, model))
 
 
 def _joined(gguf: Gguf, directory: Path) -> Path:
@@ -157,7 +156,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _is_complete(directory: Path) -> bool:
-    return all((directory / name).is_file() for name in ("config.json", "tokenizer.json", "model.safetensors", gguf_blocks.FILE))
+    return all(
+        (directory / name).is_file()
+        for name in ("config.json", "tokenizer.json", "model.safetensors", gguf_blocks.FILE)
+    )
 
 
 def _identity(gguf: Gguf) -> str:

@@ -27,7 +27,7 @@ class Blocks(NamedTuple):
 
 
 def collect(gguf: Path, model: Any) -> dict[str, Blocks]:
-    """Blocks of the model's linear layers, by the layer's name; those that are not in the file as they are, are left out.
+    """Blocks of the model's linear layers, by the layer's name; a layer that the file has in no such type is left out.
 
     gguf: the file that `model` was made from.
     """
@@ -36,7 +36,7 @@ def collect(gguf: Path, model: Any) -> dict[str, Blocks]:
     from gguf import GGUFReader, dequantize
 
     rows: dict[int, tuple[int, int]] = {}  # hash of a row's values: tensor and row
-    found = []
+    found: list[tuple[Any, Any]] = []
     for tensor in GGUFReader(gguf).tensors:
         if tensor.tensor_type.name in TYPES and tensor.data.ndim == 2:
             values = dequantize(tensor.data, tensor.tensor_type)
@@ -64,7 +64,9 @@ def write(directory: Path, blocks: dict[str, Blocks]) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: matrix.data.contiguous() for name, matrix in blocks.items()}
-    save_file(tensors, directory / FILE, metadata={name: matrix.type for name, matrix in blocks.items()})
+    save_file(
+        tensors, directory / FILE, metadata={"format": "pt"} | {name: matrix.type for name, matrix in blocks.items()}
+    )
 
 
 def read(directory: Path) -> dict[str, Blocks]:

@@ -59,9 +59,7 @@ class PackedLinear(nn.Module):
                     "weights", weights, f'"exact", "fp32" or "bf16" for a layer of {self.in_features} inputs',
                     f"{weights} has a scale for every {GROUP} inputs.",
                 )  # fmt: skip
-            self.matrix = PackedMatrix(
-                source.data_ptr(), self.out_features, self.in_features, self.weights, 8, threads
-            )
+            self.matrix = PackedMatrix(source.data_ptr(), self.out_features, self.in_features, self.weights, 8, threads)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
