@@ -39,8 +39,10 @@ TEXTS = [
 TEXTS += ["aa1A", "A1", " ", "a,b", ",", "a-b", "-", "é", "É", "K", "k", "ſ", "s", "x", "abcabc", "bbb", "]", "_"]
 
 PATTERNS = r"""
-a  a|b  ^a  a$  ^a$  ^(a|b$)  a*  a+b?  a{2,3}  a{,2}b  a{2}  (a|b){2,}c  a{x}  [^a]  [a-c]+  []a]+  [a-]+  [\d-]  [^\W\d]
-^$  $  \Z  \Aa  a$\n  ($|\n)a?  (a$)?  (^a|b)*  (^|,)a(,|$)  (?:^|b)a  (?m)^a$  (?m)^b  (?m)a$.*  (?s).*  .  .*  (?i)k  (?i)[^k]
+a  a|b  ^a  a$  ^a$  ^(a|b$)  a*  a+b?  a{2,3}  a{,2}b  a{2}  (a|b){2,}c  a{x}  [^a]  [a-c]+  []a]+  [a-]+
+[\d-]  [^\W\d]
+^$  $  \Z  \Aa  a$\n  ($|\n)a?  (a$)?  (^a|b)*  (^|,)a(,|$)  (?:^|b)a  (?m)^a$  (?m)^b  (?m)a$.*  (?s).*  .  .*
+(?i)k  (?i)[^k]
 (?i)s  (?i:A)b  (?i)É  (?i)a(?-i:B)
 \ba\b  a\b  \Ba  \b  \B  a\B  (?:\ba\b|\s){1,3}  \w+  \s  \d  \D\S  \W+  (?a)\w  \x61  \u0061  \141  \N{DIGIT_ONE}?a
 (?!foo).*  ^(?!foo)  (?=.*\d)(?=.*[A-Z]).{2,}  (?!.*a)  (?=a|x)..  ^(?:(?!b).)*$  ^(?:(?!oo).)*\Z  (?:(?!ab).){2,}\Z
@@ -100,7 +102,8 @@ def test_random_patterns(pattern: str, texts: list[str]) -> None:
         try:
             expression = parse_regex(pattern, search=search)
         except GrammarError as error:
-            assert "not supported" in str(error)  # and never a wrong language
+            if "not supported" not in str(error):
+                raise
             continue
         for text in texts:
             if not text and r"\B" in pattern:

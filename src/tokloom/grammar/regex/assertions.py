@@ -251,9 +251,9 @@ class Translation:
 
 
 def _has_edge(node: Node, *, before: bool) -> bool:
-    return (isinstance(node, Edge) and node.before == before) or any(
-        _has_edge(c, before=before) for c in children(node)
-    )
+    if isinstance(node, Edge):
+        return node.before == before
+    return any(_has_edge(child, before=before) for child in children(node))
 
 
 def _outer_edges_only(node: Node) -> bool:

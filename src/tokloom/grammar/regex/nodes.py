@@ -92,12 +92,11 @@ def sequence(*items: Node) -> Node:
     for item in items:
         for part in item.items if isinstance(item, Sequence) else (item,):
             last = flat[-1] if flat else None
-            if (isinstance(last, Edge) and not last.before and isinstance(part, Set)) or (
-                isinstance(last, Set) and isinstance(part, Edge) and part.before
-            ):
-                flat[-1] = Set(intersection(last.chars, part.chars))
-            else:
-                flat.append(part)
+            match (last, part):
+                case (Edge(False, seen), Set(chars)) | (Set(chars), Edge(True, seen)):
+                    flat[-1] = Set(intersection(chars, seen))
+                case _:
+                    flat.append(part)
     return flat[0] if len(flat) == 1 else Sequence(tuple(flat))
 
 
