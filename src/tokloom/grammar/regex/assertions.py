@@ -29,7 +29,8 @@ from tokloom.grammar.regex.nodes import (
     children,
     sequence,
 )
-from tokloom.grammar.regex.restrict import beginning, both, concat, either, ending, nullable, repeat, without
+from tokloom.grammar.regex.restrict import beginning, ending
+from tokloom.grammar.simplify import both, concat, either, nullable, repeat, without
 
 ANYTHING = Loop(Set(ALL), 0, None, 0)
 _OUTSIDE = -1  # stands before the first character and behind the last
