@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from tokloom.grammar.expression import (
@@ -52,3 +52,18 @@ def apart(grammar: Grammar, prefix: str) -> Grammar:
 
     rules = {name(old): renamed(body, name) for old, body in grammar.rules.items()}
     return Grammar(renamed(grammar.start, name), rules)
+
+
+def joined(grammars: Iterable[Grammar]) -> tuple[list[Expression], dict[str, Expression]]:
+    """The starts of all grammars, over rules that they share where these are the same and that are apart where not."""
+    starts: list[Expression] = []
+    rules: dict[str, Expression] = {}
+    for grammar in grammars:
+        number = 2
+        own = grammar
+        while any(rules.get(name, body) != body for name, body in own.rules.items()):
+            own = apart(grammar, str(number))
+            number += 1
+        rules.update(own.rules)
+        starts.append(own.start)
+    return starts, rules
