@@ -59,9 +59,9 @@ def apply(schema: Schema, present: Present, shapes: list[Shape], forms: Forms) -
         shapes = forms.common(shapes, _one_of(schema, present, forms))
     if "not" in present:
         node = forms.negate(forms.node(schema.child("not")))
-        shapes = forms.pruned(forms.common(shapes, forms.expand(node)))
+        shapes = forms.tidy(forms.common(shapes, forms.expand(node)))
     if "if" in present:
-        shapes = forms.pruned(forms.common(shapes, _if(schema, present, forms)))
+        shapes = forms.tidy(forms.common(shapes, _if(schema, present, forms)))
     for keyword in ("dependencies", "dependentSchemas", "dependentRequired"):
         for name in present.get(keyword, ()):
             shapes = forms.common(shapes, _dependent(schema, keyword, name, present[keyword][name], forms))
@@ -136,7 +136,7 @@ def _one_of(schema: Schema, present: Present, forms: Forms) -> list[Shape]:
     for index, part in enumerate(parts):
         shapes = part
         for other in meeting[index]:
-            shapes = forms.pruned(forms.common(shapes, forms.expand(forms.negate(nodes[other]))))
+            shapes = forms.tidy(forms.common(shapes, forms.expand(forms.negate(nodes[other]))))
         found += shapes
     return found
 

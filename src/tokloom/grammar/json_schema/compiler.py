@@ -64,6 +64,7 @@ class Compiler:
             return self.layout.value(depth)
         if node is IMPOSSIBLE:
             return NOTHING
+        node = self.forms.simplified(node)
         key = (node, self.layout.level(depth))
         known = self._known.get(key)
         if known is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Any
 
@@ -10,6 +10,7 @@ from tokloom.errors import GrammarError
 from tokloom.grammar.json_schema import applicators
 from tokloom.grammar.json_schema.assertions import typed_shapes
 from tokloom.grammar.json_schema.complement import complement, negated
+from tokloom.grammar.json_schema.cover import without_covered
 from tokloom.grammar.json_schema.document import Document, Schema
 from tokloom.grammar.json_schema.intersect import intersect_all
 from tokloom.grammar.json_schema.keywords import checks
@@ -56,6 +57,7 @@ class Forms:
         self._literals: dict[Literal, list[Shape]] = {}
         self._active: set[Literal] = set()
         self._wholes: dict[Node, Whole] = {}
+        self._simplified: dict[Node, Node] = {}
 
     # Nodes
 
@@ -130,6 +132,8 @@ class Forms:
             shapes = parts[0]
             for part in parts[1:]:
                 shapes = self.common(shapes, part)
+                if any(not positive for _, positive in node):
+                    shapes = self.tidy(shapes)
         self._known[node] = shapes
         return shapes
 
@@ -176,7 +180,7 @@ class Forms:
                     except GrammarError as error:
                         self.refuse(error, "uniqueItems")
                         other = []
-                    left = self.pruned(self.common(left, other))
+                    left = self.tidy(self.common(left, other))
             found += left
         return found
 
@@ -203,6 +207,33 @@ class Forms:
     def pruned(self, shapes: list[Shape]) -> list[Shape]:
         """Without the shapes that plainly have no value."""
         return [shape for shape in shapes if not self.is_empty_shape(shape)]
+
+    def tidy(self, shapes: list[Shape]) -> list[Shape]:
+        """The same values in fewer and simpler shapes: for what complements leave behind."""
+        found: list[Shape] = []
+        for shape in shapes:
+            if isinstance(shape, ObjectShape) and any(len(node) > 1 for node in shape.properties.values()):
+                properties = {name: self.simplified(node) for name, node in shape.properties.items()}
+                shape = replace(shape, properties=properties)
+            if not self.is_empty_shape(shape):
+                found.append(shape)
+        return without_covered(found)
+
+    def simplified(self, node: Node) -> Node:
+        """The node without the negated schemas that have nothing in common with the others anyway."""
+        if len(node) < 2:
+            return node
+        known = self._simplified.get(node)
+        if known is None:
+            known = node
+            if any(literal in self._active for literal in node):
+                return node
+            for literal in [literal for literal in node if not literal[1]]:
+                rest = known - {literal}
+                if rest and self.is_empty(both(rest, frozenset({(literal[0], True)}))):
+                    known = rest
+            self._simplified[node] = known
+        return known
 
     def is_empty(self, node: Node, depth: int = 2) -> bool:
         """Whether it is certain that the node has no values; looks down by `depth` levels."""
