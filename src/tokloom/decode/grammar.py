@@ -19,7 +19,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from tokloom.errors import SpecError
-from tokloom.grammar.combine import parse_grammar
+from tokloom.grammar.combine import SYNTAXES, parse_grammar
 from tokloom.grammar.constraint import GrammarConstraint, one_of, read_text
 from tokloom.grammar.expression import Grammar
 from tokloom.registry import method
@@ -42,7 +42,7 @@ class ContextFree(GrammarConstraint):
         if one_of("grammar", text=self.text, path=self.path) == "text":
             return parse_grammar(self.text or "", self.syntax or "gbnf", start=self.start_rule)
         ending = PurePath(self.path or "").suffix.removeprefix(".").lower()
-        syntax = self.syntax or {"gbnf": "gbnf", "lark": "lark", "ebnf": "ebnf"}.get(ending)
+        syntax = self.syntax or next((known for known in SYNTAXES if known == ending), None)
         if syntax is None:
             raise SpecError(
                 "grammar:syntax", None, f"gbnf, lark or ebnf, as the file's ending .{ending} says none",

@@ -30,7 +30,7 @@ class JsonSchema(GrammarConstraint):
     """Constrains the output to JSON that `schema` allows."""
 
     schema: Any = None
-    """The schema: JSON data or text, or a type (pydantic model, dataclass, TypedDict), whose object `parsed` is then."""
+    """The schema: JSON data or text, or a type (pydantic model, dataclass, TypedDict), which `parsed` then is."""
     path: str | None = None
     """A file with the schema, in place of `schema`."""
     whitespace: Literal["free", "compact"] | int = "free"

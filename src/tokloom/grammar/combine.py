@@ -25,6 +25,7 @@ from tokloom.grammar.simplify import repeat as repeated
 from tokloom.grammar.structural_tag import outside
 
 Syntax: TypeAlias = Literal["gbnf", "lark", "ebnf"]
+SYNTAXES: tuple[Syntax, ...] = get_args(Syntax)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def parse_grammar(source: str, syntax: Syntax, *, start: str | None = None) -> G
             return parse_lark(source, start=start or "start")
         case "ebnf":
             return parse_ebnf(source, start=start)
-    raise ArgumentError("syntax", syntax, "one of " + ", ".join(get_args(Syntax)))
+    raise ArgumentError("syntax", syntax, "one of " + ", ".join(SYNTAXES))
 
 
 def free_text(*without: str) -> Spec:

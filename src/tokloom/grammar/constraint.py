@@ -1,4 +1,4 @@
-"""What the constraints on a grammar have in common: they make the grammar when they are made, and share its matchers."""
+"""What constraints to a grammar have in common: each makes its grammar when it is made, and matchers of it later."""
 
 from __future__ import annotations
 

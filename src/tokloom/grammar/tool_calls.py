@@ -215,7 +215,9 @@ def read_calls(reply: str, format: Format = "hermes") -> Reply:
 
 
 def _tagged(reply: str, opening: re.Pattern[str], end: str) -> Reply:
-    texts, calls, place = [], [], 0
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    place = 0
     while (found := opening.search(reply, place)) is not None:
         texts.append(reply[place : found.start()])
         value, after = _value(reply, found.end())
@@ -238,7 +240,7 @@ def _whole(reply: str, format: Format) -> Reply:
         found = [_call(entry.get("function"), "arguments") for entry in entries if isinstance(entry, dict)]
         complete = after == len(body) and isinstance(value, list) and None not in found
         return Reply("", tuple(call for call in found if call is not None), complete)
-    calls = []
+    calls: list[ToolCall] = []
     for value, after in _values(body):
         call = _call(value, "parameters")
         if call is None:
