@@ -35,5 +35,5 @@ class Regex(GrammarConstraint):
 
     def build(self) -> Grammar:
         if not self.pattern:
-            raise SpecError("regex:pattern", self.pattern, "a pattern", "For example: regex:pattern=[0-9]+.")
+            raise SpecError("regex:pattern", self.pattern, "a pattern", 'For example: regex:pattern="[0-9]+".')
         return Grammar(parse_regex(self.pattern, self.dialect), {})
