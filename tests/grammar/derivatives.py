@@ -92,7 +92,7 @@ def _starts(expression: Expression) -> set[int]:
 
 
 def plain(expression: Expression, rules: Rules) -> Expression:
-    """A regular expression without rules and characters: what is left are bytes. Raises TypeError if it isn't regular."""
+    """A regular expression without rules and characters: only bytes are left. Raises TypeError if it isn't regular."""
     match expression:
         case Ref(name):
             return plain(rules[name], rules)
