@@ -11,7 +11,7 @@ from tokloom.errors import GrammarError
 from tokloom.grammar.json_schema import formats
 from tokloom.grammar.json_schema.document import Schema
 from tokloom.grammar.json_schema.languages import Format, Language, Pattern, Within
-from tokloom.grammar.json_schema.numerals import exact
+from tokloom.grammar.json_schema.numerals import common_multiple, exact
 from tokloom.grammar.json_schema.shapes import (
     ANYTHING,
     IMPOSSIBLE,
@@ -61,8 +61,9 @@ def _number(schema: Schema, present: Present, forms: Forms) -> Shape:
     low = _bound(present, "minimum", "exclusiveMinimum", max)
     high = _bound(present, "maximum", "exclusiveMaximum", min)
     multiple = exact(present["multipleOf"]) if "multipleOf" in present else None
-    if integer and multiple == 1:
-        multiple = None
+    if integer and multiple is not None:
+        multiple = common_multiple(multiple, Fraction(1))
+        multiple = None if multiple == 1 else multiple
     return NumberShape(integer or None, integer and schema.draft == 4, low, high, multiple, (), schema)
 
 
