@@ -93,9 +93,11 @@ def _arguments(function: FunctionType | MethodType) -> PythonType:
             # The alias lets names through that pydantic keeps for itself, such as `schema` and `_x`.
             fields[f"argument_{len(fields)}"] = (annotation, Field(default, alias=name))
     model = create_model(
-        function.__name__, __config__=ConfigDict(extra="allow" if extra else "forbid", protected_namespaces=()), **fields
+        function.__name__,
+        __config__=ConfigDict(extra="allow" if extra else "forbid", protected_namespaces=()),
+        **fields,
     )
-    names = {field: info.alias for field, info in model.model_fields.items()}
+    names = {field: str(info.alias) for field, info in model.model_fields.items()}
 
     def read(text: str) -> dict[str, Any]:
         value = model.model_validate_json(text)
@@ -123,4 +125,3 @@ def _closed(schema: Any) -> Any:
     if closed.get("type") == "object" and isinstance(closed.get("properties"), Mapping):
         closed.setdefault("additionalProperties", False)
     return closed
-

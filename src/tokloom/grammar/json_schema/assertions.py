@@ -22,6 +22,7 @@ from tokloom.grammar.json_schema.shapes import (
     Contains,
     Matching,
     Names,
+    Node,
     NullShape,
     NumberShape,
     ObjectShape,
@@ -99,7 +100,7 @@ def _pattern(schema: Schema, source: str, forms: Forms, *place: str) -> list[Lan
         pattern.check()
     except GrammarError as error:
         where = "/".join(place)
-        forms.refuse(schema.error(f"{where} {source!r}: {error.where}: {error.problem}", where, error.hint), where)
+        forms.refuse(schema.error(f"{where} {source!r}: {error.where}: {error.problem}", where), where)
         return []
     return [pattern]
 
@@ -116,10 +117,12 @@ def _array(schema: Schema, present: Present, forms: Forms) -> Shape:
         prefix = [forms.node(schema.child("items", i)) for i in range(len(present["items"]))]
         evaluated, more = len(prefix), "additionalItems"
     full: int | None = evaluated
-    if more in present or (more == "additionalItems" and isinstance(present.get("items"), list) and more in schema.value):
+    if more in present or (
+        more == "additionalItems" and isinstance(present.get("items"), list) and more in schema.value
+    ):
         rest, full = forms.node(schema.child(more)), None
     contains: tuple[Contains, ...] = ()
-    passed = ()
+    passed: tuple[Node, ...] = ()
     if "contains" in present:
         node = forms.node(schema.child("contains"))
         passed = (node,) if schema.draft >= 2020 else ()

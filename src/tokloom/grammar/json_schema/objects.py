@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tokloom.grammar.expression import EMPTY, NOTHING, AnyOrder, Concat, Either, Expression, Literal, Member, Ref, Repeat
+from tokloom.grammar.expression import (
+    EMPTY,
+    NOTHING,
+    AnyOrder,
+    Concat,
+    Either,
+    Expression,
+    Literal,
+    Member,
+    Ref,
+    Repeat,
+)
 from tokloom.grammar.json_schema.languages import Format, Language, Pattern, Strings, Within
 from tokloom.grammar.json_schema.layout import quoted
 from tokloom.grammar.json_schema.shapes import (
@@ -71,7 +82,9 @@ def _demanded(
                 _demanded(replace(shape, demands=left), spoken, [*needed, index], depth, compiler, ways)
             elif not compiler.forms.is_empty(both(node, demand.node)):
                 where = demand.origin or compiler.forms.document.root
-                problem = "that some property has a certain value can only be enforced for properties named in the schema"
+                problem = (
+                    "that some property has a certain value can only be enforced for properties named in the schema"
+                )
                 compiler.forms.refuse(where.error(problem), "not")
                 _demanded(replace(shape, demands=others), spoken, needed, depth, compiler, ways)
 
@@ -79,16 +92,14 @@ def _demanded(
 class _Object:
     """One shape's properties: those with names, and regions of names without."""
 
-    def __init__(
-        self, shape: ObjectShape, compiler: Compiler, depth: int, demands: tuple[Clause, ...] = ()
-    ) -> None:
+    def __init__(self, shape: ObjectShape, compiler: Compiler, depth: int, demands: tuple[Clause, ...] = ()) -> None:
         self.shape, self.compiler, self.depth = shape, compiler, depth
         self.clauses = shape.clauses + demands  # demands have a say in which names are told apart
         self.known: dict[str, Node] = {}
         if not self.clauses:
             self.known = shape.properties
             if not shape.required <= shape.properties.keys():
-                self.known = {**self.known, **{name: ANYTHING for name in sorted(shape.required - self.known.keys())}}
+                self.known = {**self.known, **dict.fromkeys(sorted(shape.required - self.known.keys()), ANYTHING)}
             self.regions: list[tuple[frozenset[Language], Node]] = [(frozenset(), ANYTHING)]
         else:
             names = dict.fromkeys(shape.properties) | dict.fromkeys(sorted(shape.required))
@@ -154,7 +165,7 @@ class _Object:
             return NOTHING
         if most == 0 or not members:
             return compiler.layout.bracket(b"{", b"}", None, True, self.depth)
-        some = self._order(members, max(least, 1), most if most is not None and most < declared + is_open else most)
+        some = self._order(members, max(least, 1), most)
         return compiler.layout.bracket(b"{", b"}", some, least == 0, self.depth)
 
     def _pair(self, key: Expression, value: Expression) -> Expression:
