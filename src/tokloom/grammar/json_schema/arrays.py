@@ -64,7 +64,7 @@ def _items(shape: ArrayShape, most: int | None, depth: int, compiler: Compiler) 
         item = compiler.value(shape.prefix[index], depth + 1)
         own = (item,) if index == 0 else (separator, item)
         tail = Concat(own) if tail is EMPTY else Concat((*own, tail))
-        if 0 < index and index >= shape.least:
+        if index > 0 and index >= shape.least:
             tail = Repeat(tail, 0, 1)
     return tail
 
@@ -94,9 +94,7 @@ def _distinct(shape: ArrayShape, most: int | None, depth: int, compiler: Compile
 def _differ(nodes: list[Node], compiler: Compiler) -> bool:
     """Whether it is certain that no two of the items can be equal."""
     forms = compiler.forms
-    return all(
-        forms.is_empty(both(left, right)) for index, left in enumerate(nodes) for right in nodes[index + 1 :]
-    )
+    return all(forms.is_empty(both(left, right)) for index, left in enumerate(nodes) for right in nodes[index + 1 :])
 
 
 def _values(node: Node, compiler: Compiler) -> list[Shape] | None:

@@ -11,7 +11,7 @@ from tokloom.errors import GrammarError
 from tokloom.grammar.json_schema import formats
 from tokloom.grammar.json_schema.document import Schema
 from tokloom.grammar.json_schema.languages import Format, Language, Pattern, Within
-from tokloom.grammar.json_schema.numerals import exact
+from tokloom.grammar.json_schema.numerals import common_multiple, exact
 from tokloom.grammar.json_schema.shapes import (
     ANYTHING,
     IMPOSSIBLE,
@@ -22,6 +22,7 @@ from tokloom.grammar.json_schema.shapes import (
     Contains,
     Matching,
     Names,
+    Node,
     NullShape,
     NumberShape,
     ObjectShape,
@@ -61,8 +62,9 @@ def _number(schema: Schema, present: Present, forms: Forms) -> Shape:
     low = _bound(present, "minimum", "exclusiveMinimum", max)
     high = _bound(present, "maximum", "exclusiveMaximum", min)
     multiple = exact(present["multipleOf"]) if "multipleOf" in present else None
-    if integer and multiple == 1:
-        multiple = None
+    if integer and multiple is not None:
+        multiple = common_multiple(multiple, Fraction(1))
+        multiple = None if multiple == 1 else multiple
     return NumberShape(integer or None, integer and schema.draft == 4, low, high, multiple, (), schema)
 
 
@@ -98,7 +100,7 @@ def _pattern(schema: Schema, source: str, forms: Forms, *place: str) -> list[Lan
         pattern.check()
     except GrammarError as error:
         where = "/".join(place)
-        forms.refuse(schema.error(f"{where} {source!r}: {error.where}: {error.problem}", where, error.hint), where)
+        forms.refuse(schema.error(f"{where} {source!r}: {error.where}: {error.problem}", where), where)
         return []
     return [pattern]
 
@@ -115,10 +117,12 @@ def _array(schema: Schema, present: Present, forms: Forms) -> Shape:
         prefix = [forms.node(schema.child("items", i)) for i in range(len(present["items"]))]
         evaluated, more = len(prefix), "additionalItems"
     full: int | None = evaluated
-    if more in present or (more == "additionalItems" and isinstance(present.get("items"), list) and more in schema.value):
+    if more in present or (
+        more == "additionalItems" and isinstance(present.get("items"), list) and more in schema.value
+    ):
         rest, full = forms.node(schema.child(more)), None
     contains: tuple[Contains, ...] = ()
-    passed = ()
+    passed: tuple[Node, ...] = ()
     if "contains" in present:
         node = forms.node(schema.child("contains"))
         passed = (node,) if schema.draft >= 2020 else ()

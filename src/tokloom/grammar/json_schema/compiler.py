@@ -38,7 +38,7 @@ from tokloom.grammar.json_schema.spelling import spell_text
 
 Order = Choice["any", "schema"]
 
-_SIMPLE = {
+_SIMPLE: dict[str, Expression] = {
     "string": STRING,
     "number": NUMERAL,
     "boolean": BOOLEAN,
@@ -75,20 +75,20 @@ class Compiler:
             return known
         if key in self._active:
             self.recursive = True
-            name = self._active[key]
-            if name is None:
-                name = self._active[key] = self.name(node, depth)
-            return Ref(name)
+            taken = self._active[key]
+            if taken is None:
+                taken = self._active[key] = self.name(node, depth)
+            return Ref(taken)
         simple = self._simple(node)
         if simple is None:
             self._active[key] = None
             ways = [self.shape(shape, depth) for shape in self.forms.expand(node)]
             kept = tuple(way for way in ways if way != NOTHING)
             simple = kept[0] if len(kept) == 1 else Either(kept)
-            name = self._active.pop(key)
-            if name is not None:
-                self.rules[name] = simple
-                simple = Ref(name)
+            taken = self._active.pop(key)
+            if taken is not None:
+                self.rules[taken] = simple
+                simple = Ref(taken)
         self._known[key] = simple
         return simple
 

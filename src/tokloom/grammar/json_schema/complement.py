@@ -40,7 +40,10 @@ def negated(node: Node, wholes: dict[Node, Whole]) -> Node:
 
 
 def complement(shape: Shape, negate: Callable[[Node], Node]) -> list[Shape]:
-    """The shapes of the values of the same type that don't have this one. Raises the origin's error where none exist."""
+    """The shapes of the values of the same type that don't have this one.
+
+    Raises GrammarError, with the place of the keyword, where no shape can say so.
+    """
     match shape:
         case NullShape():
             return []

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tokloom.grammar.json_schema.shapes import IMPOSSIBLE, ArrayShape, Node, NumberShape, ObjectShape, Shape, StringShape
+from tokloom.grammar.json_schema.shapes import (
+    IMPOSSIBLE,
+    ArrayShape,
+    Node,
+    NumberShape,
+    ObjectShape,
+    Shape,
+    StringShape,
+)
 
 MANY = 300
 """Beyond this many, shapes are not compared with each other."""

@@ -15,7 +15,7 @@ LIMITS = {
     "time": "Leap seconds only in UTC.",
     "date-time": "Leap seconds only in UTC.",
     "hostname": "No labels with -- as their third and fourth character, so no punycode.",
-    "idn-hostname": "Labels of ASCII, or of up to ten lower-case Latin-1, Greek and Cyrillic letters, Han, Hangul and Kana.",
+    "idn-hostname": "Labels of ASCII, or of up to ten lower-case Latin-1, Greek, Cyrillic, Han, Hangul, Kana letters.",
     "idn-email": "The domain as in idn-hostname.",
     "regex": "Without lookaround, named groups, property escapes and backreferences; groups up to two deep.",
 }
@@ -129,8 +129,8 @@ def expression(name: str) -> Expression:
             return _domain(_parse(rf"{_LABEL}|{_WIDE_LABEL}"))
         case "email":
             address = rf"\[(?:{_IPV4}|IPv6:{_IPV6})\]"
-            local = Both((_parse(_LOCAL.replace("ATOM", _ATOM).replace("QUOTED", _QUOTED)), Repeat(ANY_CHAR, 1, 64)))
-            return Concat((local, text("@"), Either((expression("hostname"), _parse(address)))))
+            short = Both((_parse(_LOCAL.replace("ATOM", _ATOM).replace("QUOTED", _QUOTED)), Repeat(ANY_CHAR, 1, 64)))
+            return Concat((short, text("@"), Either((expression("hostname"), _parse(address)))))
         case "idn-email":
             wide = rf"(?:{_ATOM}|[{_WIDE_CHARS}])"
             local = _parse(_LOCAL.replace("ATOM", wide).replace("QUOTED", rf"(?:{_QUOTED}|[{_WIDE_CHARS}])"))

@@ -98,7 +98,9 @@ KEYWORDS: tuple[Keyword, ...] = (
     Keyword("minLength", "strings", "a count"),
     Keyword("maxLength", "strings", "a count"),
     Keyword("pattern", "strings", "a string", limits=_REGULAR),
-    Keyword("format", "strings", "a string", limits="The formats below; others say nothing, as the specification has it."),
+    Keyword(
+        "format", "strings", "a string", limits="The formats below; others say nothing, as the specification has it."
+    ),
     Keyword("items", "arrays", "a schema or a list of schemas"),
     Keyword("prefixItems", "arrays", "a list of schemas", since=2020),
     Keyword("additionalItems", "arrays", "a schema", until=2019),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from tokloom.grammar.expression import Both, Either, Except, Expression, Repeat
 from tokloom.grammar.json_schema import formats, regular
@@ -97,4 +97,4 @@ class Within:
         return found
 
 
-Language: TypeAlias = Union[Pattern, Format, Strings, Within]
+Language: TypeAlias = Pattern | Format | Strings | Within

@@ -54,22 +54,22 @@ class Layout:
     """The whitespace of one grammar. Depth is how many brackets are open; only an indentation depends on it."""
 
     def __init__(self, whitespace: Whitespace) -> None:
+        self.indent: int | None = None
+        self.rules: dict[str, Expression] = {}
+        self.comma: Expression = Literal(b",")
+        self.colon: Expression = Literal(b":")
+        self.gap: Expression = EMPTY
         if whitespace == "free":
-            gap: Expression = Ref("gap")
-            self.indent = None
+            gap = Ref("gap")
             self.rules = {
                 "gap": Either((EMPTY, Literal(b" "), _BREAK)),
                 "comma": Concat((Literal(b","), gap)),
                 "colon": Concat((Either((Literal(b":"), Literal(b" :"))), gap)),
             }
             self.comma, self.colon, self.gap = Ref("comma"), Ref("colon"), gap
-        elif whitespace == "compact":
-            self.indent, self.rules = None, {}
-            self.comma, self.colon, self.gap = Literal(b","), Literal(b":"), EMPTY
         elif isinstance(whitespace, int) and not isinstance(whitespace, bool) and 0 <= whitespace <= 16:
-            self.indent, self.rules = whitespace, {}
-            self.comma, self.colon, self.gap = EMPTY, Literal(b": "), EMPTY
-        else:
+            self.indent, self.colon = whitespace, Literal(b": ")
+        elif whitespace != "compact":
             raise ArgumentError("whitespace", whitespace, '"free", "compact" or an indentation from 0 to 16')
         self.rules = {**SHARED, **self.rules}
         if self.indent is None:

@@ -155,7 +155,7 @@ def _fraction_to(digits: str, inclusive: bool) -> Expression:
     """The point and digits of fractions that are at most .digits (or below); nothing at all stands for zero."""
     if not digits:
         return _equal_fraction("") if inclusive else NOTHING
-    tail = _SOME_ZEROS if inclusive else NOTHING
+    tail: Expression = _SOME_ZEROS if inclusive else NOTHING
     for place, digit in enumerate(reversed(digits)):
         if place:
             tail = _either([EMPTY, tail])  # to stop early is to be below, as the last digit isn't zero

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tokloom.grammar.expression import EMPTY, NOTHING, AnyOrder, Concat, Either, Expression, Literal, Member, Ref, Repeat
+from tokloom.grammar.expression import (
+    EMPTY,
+    NOTHING,
+    AnyOrder,
+    Concat,
+    Either,
+    Expression,
+    Literal,
+    Member,
+    Ref,
+    Repeat,
+)
 from tokloom.grammar.json_schema.languages import Format, Language, Pattern, Strings, Within
 from tokloom.grammar.json_schema.layout import quoted
 from tokloom.grammar.json_schema.shapes import (
@@ -34,61 +45,65 @@ STATES = 5000
 
 def object_body(shape: ObjectShape, depth: int, compiler: Compiler) -> Expression:
     """The texts of the objects of a shape, brackets included."""
-    if shape.demands:
-        return _demanded(shape, depth, compiler)
-    return _Object(shape, compiler, depth).body([])
+    if not shape.demands:
+        return _Object(shape, compiler, depth).body([])
+    ways: list[Expression] = []
+    _demanded(shape, shape.demands, [], depth, compiler, ways)
+    kept = tuple(dict.fromkeys(way for way in ways if way != NOTHING))
+    return kept[0] if len(kept) == 1 else Either(kept)
 
 
-def _demanded(shape: ObjectShape, depth: int, compiler: Compiler) -> Expression:
-    """Objects in which some property must be of a kind: a known one, or one out of a region of names."""
-    forms = compiler.forms
+def _demanded(
+    shape: ObjectShape, spoken: tuple[Clause, ...], needed: list[int], depth: int, compiler: Compiler,
+    ways: list[Expression],
+) -> None:  # fmt: skip
+    """Objects in which some property must be of a kind: a known one, or one out of a region of names.
+
+    spoken: all demands that there were, so that names and regions stay told apart in the same way.
+    """
+    body = _Object(replace(shape, demands=()), compiler, depth, spoken)
+    if not shape.demands:
+        ways.append(body.body(needed))
+        return
     demand, others = shape.demands[0], shape.demands[1:]
-    plain = replace(shape, demands=others)
-    ways = []
-    names = set(shape.properties) | shape.required
-    for clause in (*shape.clauses, *shape.demands):
-        names.update(known_names(clause.names))
-    for name in sorted(names):
-        if has_name(demand.names, name):
-            node = both(plain.properties.get(name, ANYTHING), demand.node)
-            if node is not IMPOSSIBLE:
-                with_name = replace(
-                    plain, properties={**plain.properties, name: node}, required=plain.required | {name}
-                )
-                ways.append(object_body(with_name, depth, compiler))
+    for name, known in body.known.items():
+        if has_name(demand.names, name) and both(known, demand.node) is not IMPOSSIBLE:
+            node = both(shape.properties.get(name, ANYTHING), demand.node)
+            left = tuple(each for each in others if not (has_name(each.names, name) and each.node <= node))
+            with_name = {**shape.properties, name: node}
+            narrower = replace(shape, properties=with_name, required=shape.required | {name}, demands=left)
+            _demanded(narrower, spoken, needed, depth, compiler, ways)
     # Where all values of a region will do, one more of its names is enough. Otherwise a name might come twice,
     # and the value that counts, the last, be the other one.
-    body = _Object(replace(plain, demands=()), compiler, depth)
-    needed = []
     for index, (region, node) in enumerate(body.regions):
         if has_region(demand.names, region):
-            common = both(node, demand.node)
-            if common == node and not others:
-                needed.append(index)
-            elif not forms.is_empty(common):
-                where = demand.origin or forms.document.root
-                problem = "that some property must have a certain value can only be enforced for properties named in the schema"
-                forms.refuse(where.error(problem), "not")
-                return body.body([])
-    ways += [body.body([index]) for index in needed]
-    kept = tuple(way for way in ways if way != NOTHING)
-    return kept[0] if len(kept) == 1 else Either(kept)
+            if demand.node <= node:
+                left = tuple(each for each in others if not (has_region(each.names, region) and each.node <= node))
+                _demanded(replace(shape, demands=left), spoken, [*needed, index], depth, compiler, ways)
+            elif not compiler.forms.is_empty(both(node, demand.node)):
+                where = demand.origin or compiler.forms.document.root
+                problem = (
+                    "that some property has a certain value can only be enforced for properties named in the schema"
+                )
+                compiler.forms.refuse(where.error(problem), "not")
+                _demanded(replace(shape, demands=others), spoken, needed, depth, compiler, ways)
 
 
 class _Object:
     """One shape's properties: those with names, and regions of names without."""
 
-    def __init__(self, shape: ObjectShape, compiler: Compiler, depth: int) -> None:
+    def __init__(self, shape: ObjectShape, compiler: Compiler, depth: int, demands: tuple[Clause, ...] = ()) -> None:
         self.shape, self.compiler, self.depth = shape, compiler, depth
+        self.clauses = shape.clauses + demands  # demands have a say in which names are told apart
         self.known: dict[str, Node] = {}
-        if not shape.clauses:
+        if not self.clauses:
             self.known = shape.properties
             if not shape.required <= shape.properties.keys():
-                self.known = {**self.known, **{name: ANYTHING for name in sorted(shape.required - self.known.keys())}}
+                self.known = {**self.known, **dict.fromkeys(sorted(shape.required - self.known.keys()), ANYTHING)}
             self.regions: list[tuple[frozenset[Language], Node]] = [(frozenset(), ANYTHING)]
         else:
             names = dict.fromkeys(shape.properties) | dict.fromkeys(sorted(shape.required))
-            for clause in shape.clauses:
+            for clause in self.clauses:
                 names |= dict.fromkeys(sorted(known_names(clause.names)))
             for name in names:
                 self.known[name] = compiler.forms.property_node(shape, name)
@@ -96,7 +111,7 @@ class _Object:
 
     def _regions(self) -> list[tuple[frozenset[Language], Node]]:
         """The classes of names that are not known ones, and what their values must be; not those without any."""
-        spoken = list(dict.fromkeys(language for clause in self.shape.clauses for language in languages(clause.names)))
+        spoken = list(dict.fromkeys(language for clause in self.clauses for language in languages(clause.names)))
         inside: list[frozenset[Language]] = [frozenset()]
         for language in spoken:
             inside += [region | {language} for region in inside if all(_may_meet(language, other) for other in region)]
@@ -150,7 +165,7 @@ class _Object:
             return NOTHING
         if most == 0 or not members:
             return compiler.layout.bracket(b"{", b"}", None, True, self.depth)
-        some = self._order(members, max(least, 1), most if most is not None and most < declared + is_open else most)
+        some = self._order(members, max(least, 1), most)
         return compiler.layout.bracket(b"{", b"}", some, least == 0, self.depth)
 
     def _pair(self, key: Expression, value: Expression) -> Expression:
@@ -158,7 +173,7 @@ class _Object:
 
     def _open_key(self, region: frozenset[Language]) -> Expression:
         """The names of a region: in its languages, in no others, and none of the known ones."""
-        spoken = dict.fromkeys(language for clause in self.shape.clauses for language in languages(clause.names))
+        spoken = dict.fromkeys(language for clause in self.clauses for language in languages(clause.names))
         outside: list[Language] = [language for language in spoken if language not in region]
         inside = tuple(language for language in spoken if language in region)
         known = frozenset(name for name in self.known if all(language.contains(name) for language in inside))

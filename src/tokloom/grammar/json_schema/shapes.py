@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, TypeAlias, Union
+from typing import ClassVar, TypeAlias
 
 from tokloom.grammar.json_schema.document import Schema
 from tokloom.grammar.json_schema.languages import Language
@@ -23,7 +23,7 @@ class Whole:
     node: Node
 
 
-Literal: TypeAlias = tuple[Union[Schema, Whole], bool]
+Literal: TypeAlias = tuple[Schema | Whole, bool]
 """A schema, and whether it must hold or must not."""
 
 Node: TypeAlias = frozenset[Literal]
@@ -68,7 +68,7 @@ class Outside:
     parts: tuple[Names, ...] = ()
 
 
-Names: TypeAlias = Union[Only, Matching, Outside]
+Names: TypeAlias = Only | Matching | Outside
 
 
 def known_names(names: Names) -> Iterable[str]:
@@ -176,7 +176,8 @@ class Contains:
 
 @dataclass(slots=True)
 class ArrayShape:
-    """evaluated: how many items an `unevaluatedItems` must pass over, None for all; passed: and those in one of these."""
+    """evaluated: how many items an `unevaluatedItems` passes over, None for all. passed: it also passes over items in
+    one of these."""
 
     kind: ClassVar[str] = "array"
     prefix: tuple[Node, ...] = ()
@@ -205,7 +206,7 @@ class ObjectShape:
     origin: Schema | None = None
 
 
-Shape: TypeAlias = Union[NullShape, BooleanShape, NumberShape, StringShape, ArrayShape, ObjectShape]
+Shape: TypeAlias = NullShape | BooleanShape | NumberShape | StringShape | ArrayShape | ObjectShape
 
 
 def all_shapes() -> list[Shape]:
