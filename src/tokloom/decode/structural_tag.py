@@ -20,13 +20,17 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokloom.errors import ArgumentError, DocumentError, SpecError
+from tokloom.grammar.compiled import compile_expression
 from tokloom.grammar.constraint import GrammarConstraint, one_of, read_text
 from tokloom.grammar.expression import Grammar
-from tokloom.grammar.tool_calls import Reply, read_calls, read_tools, tool_calls
+from tokloom.grammar.tool_calls import PYTHON_TAG, Reply, read_calls, read_tools, tool_calls
 from tokloom.registry import method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tokloom.decode.stage import Matcher
+    from tokloom.models.vocabulary import Vocabulary
 
 
 @method(stage="decode")
@@ -45,10 +49,19 @@ class StructuralTag(GrammarConstraint):
     """Calls that there may be; without bound if not given."""
     free_text: bool = True
     """The output may hold text beside the calls."""
-    special_python_tag: bool = True
-    """In the format llama3: <|python_tag|> is a special token of the tokenizer rather than text."""
+    special_python_tag: bool | None = None
+    """In the format llama3: <|python_tag|> is a special token rather than text; if not given, as in the vocabulary."""
 
     def build(self) -> Grammar:
+        return self._with_tag(special=self.special_python_tag is not False)
+
+    def start(self, vocabulary: Vocabulary) -> Matcher:
+        special = self.special_python_tag
+        if special is None and self.format == "llama3" and PYTHON_TAG not in vocabulary.special_tokens:
+            return compile_expression(self._with_tag(special=False), vocabulary).matcher()
+        return super().start(vocabulary)
+
+    def _with_tag(self, *, special: bool) -> Grammar:
         tools: Sequence[Any] | None = self.tools
         if one_of("structural_tag", tools=self.tools, path=self.path) == "path":
             try:
@@ -62,7 +75,7 @@ class StructuralTag(GrammarConstraint):
                 at_least=self.at_least,
                 at_most=self.at_most,
                 free_text=self.free_text,
-                special_python_tag=self.special_python_tag,
+                special_python_tag=special,
             )
         except ArgumentError as error:
             raise SpecError(f"structural_tag:{error.argument}", error.value, error.valid, error.hint) from None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tokloom.decode.stage import Constraint, Matcher
 from tokloom.errors import DocumentError, SpecError
+from tokloom.grammar.compiled import compile_expression
 
 if TYPE_CHECKING:
     from tokloom.grammar.expression import Grammar
@@ -33,8 +34,6 @@ class GrammarConstraint(Constraint):
         return built
 
     def start(self, vocabulary: Vocabulary) -> Matcher:
-        from tokloom.grammar.compiled import compile_expression
-
         return compile_expression(self.grammar, vocabulary).matcher()
 
 

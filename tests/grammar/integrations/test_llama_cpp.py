@@ -26,6 +26,12 @@ class Llama:
         self.pieces[300] = b"x" * 200  # longer than any first buffer
         self._model = SimpleNamespace(vocab=self)
         self.eos = min(model.eos_ids)
+        self._names = {id: text for text, id in model.vocabulary.special_tokens.items()}
+        self._encode = model.encode
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        assert not add_bos
+        return self._encode(text.decode())
 
     def n_vocab(self) -> int:
         return len(self.pieces)
@@ -61,6 +67,7 @@ def piece(vocab: Llama, token: int, buffer: Any, size: int, lstrip: int, special
 @pytest.fixture
 def llama(tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Llama:
     module = ModuleType("llama_cpp")
+    module.llama_vocab_get_text = lambda vocab, token: vocab._names.get(token, "").encode()  # type: ignore[attr-defined]
     module.llama_token_to_piece, module.llama_vocab_eot = piece, lambda vocab: -1  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     return Llama(tiny_llama)
@@ -72,6 +79,16 @@ def test_the_vocabulary_is_read(llama: Llama, tiny_llama: LanguageModel) -> None
     assert vocabulary.token_bytes == llama.pieces
     assert vocabulary.eos_ids == {llama.eos}
     assert set(tiny_llama.vocabulary.special_ids) <= vocabulary.special_ids
+
+
+def test_special_tokens_and_forced_text(llama: Llama, tiny_llama: LanguageModel) -> None:
+    vocabulary = LlamaVocabulary(llama)
+    assert tiny_llama.vocabulary.special_tokens.items() <= vocabulary.special_tokens.items()
+    assert vocabulary.tokenize("one two") == tiny_llama.encode("one two")
+    matcher = ConstraintLogitsProcessor('regex:pattern="one two three[a-z]"', vocabulary)._first
+    forced = matcher.forced()
+    assert forced
+    assert "one two three".startswith(llama.text(forced))
 
 
 def test_every_output_obeys(llama: Llama) -> None:

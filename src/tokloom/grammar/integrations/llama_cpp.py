@@ -37,6 +37,13 @@ class LlamaVocabulary(Vocabulary):
             table[token] = b""
         self.special_ids = frozenset(token for token, piece in enumerate(table) if not piece)
         self.token_bytes = table
+        texts = {llama_cpp.llama_vocab_get_text(vocab, token).decode(): token for token in sorted(self.special_ids)}
+        self.special_tokens = texts
+        self._llama = llama
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens that llama.cpp writes `text` with, none added."""
+        return list(self._llama.tokenize(text.encode(), add_bos=False, special=False))
 
 
 def _piece(llama_cpp: Any, vocab: Any, token: int) -> bytes:
