@@ -1,5 +1,7 @@
 #include "grammar_reader.h"
 
+#include <nanobind/stl/string.h>
+
 #include <unordered_map>
 #include <utility>
 

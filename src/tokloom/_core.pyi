@@ -168,7 +168,7 @@ class GrammarProgram:
         """Bytes of states so far."""
 
 class GrammarPlace:
-    """Where an output is in a grammar; a value. Methods may raise GrammarError when the grammar's limits are reached."""
+    """Where an output is in a grammar; a value. Methods may raise GrammarError where a limit is reached."""
 
     def mask(self, out: NDArray[np.int32]) -> None:
         """Writes the bitmask of the tokens that may come next, as ChoiceSet.mask does."""
