@@ -41,6 +41,8 @@ def openai(*calls: str) -> str:
     return json.dumps([{"type": "function", "function": json.loads(call)} for call in calls])
 
 
+TO_ROME, FOR_NOW = ToolCall("weather", {"city": "Rome"}), ToolCall("time", {})
+
 BAD_CALLS = [
     ROME.replace("Rome", "Paris"),
     ROME.replace("weather", "time"),
@@ -77,9 +79,11 @@ def test_llama3() -> None:
     grammar = tool_calls(TOOLS, "llama3", special_python_tag=False)
     good = [LLAMA_ROME, f"<|python_tag|>{LLAMA_NOW}", f"{LLAMA_NOW}; {LLAMA_ROME}", "Just text {1}.", ""]
     check(grammar, good, ["{", f"{LLAMA_NOW};", f" {LLAMA_NOW}x", f"<|python_tag|>{ROME}", *BAD_CALLS])
-    check(tool_calls(TOOLS, "llama3", at_least=1), [LLAMA_ROME], ["", "text"])
-    check(tool_calls(TOOLS, "llama3", free_text=False), [LLAMA_ROME, ""], ["text"])
-    check(tool_calls(TOOLS, "llama3", at_most=1), [LLAMA_ROME], [f"{LLAMA_NOW}; {LLAMA_ROME}"])
+    check(tool_calls(TOOLS, "llama3", at_least=1, special_python_tag=False), [LLAMA_ROME], ["", "text"])
+    check(tool_calls(TOOLS, "llama3", free_text=False, special_python_tag=False), [LLAMA_ROME, ""], ["text"])
+    check(
+        tool_calls(TOOLS, "llama3", at_most=1, special_python_tag=False), [LLAMA_ROME], [f"{LLAMA_NOW}; {LLAMA_ROME}"]
+    )
 
 
 def test_llama3_with_the_special_token() -> None:
@@ -99,12 +103,12 @@ def test_openai() -> None:
     ("format", "reply", "expected"),
     [
         ("hermes", "just text", Reply("just text", ())),
-        ("hermes", f"Hm. {hermes(ROME, NOW)} Done", Reply("Hm. \n Done", (ToolCall("weather", {"city": "Rome"}), ToolCall("time", {})))),
+        ("hermes", f"Hm. {hermes(ROME, NOW)} Done", Reply("Hm. \n Done", (TO_ROME, FOR_NOW))),
         ("hermes", f"{hermes(NOW)}<tool_call>{{\"na", Reply("", (ToolCall("time", {}),), complete=False)),
         ("hermes", "<tool_call>7</tool_call>", Reply("", (), complete=False)),
         ("llama3_function", '<function=f>{"a": [1]}</function>!', Reply("!", (ToolCall("f", {"a": [1]}),))),
         ("llama3_function", '<function=f>{"a": [1', Reply("", (), complete=False)),
-        ("llama3", f"<|python_tag|>{LLAMA_ROME} ; {LLAMA_NOW}", Reply("", (ToolCall("weather", {"city": "Rome"}), ToolCall("time", {})))),
+        ("llama3", f"<|python_tag|>{LLAMA_ROME} ; {LLAMA_NOW}", Reply("", (TO_ROME, FOR_NOW))),
         ("llama3", "Some text", Reply("Some text", ())),
         ("llama3", LLAMA_ROME[:-3], Reply("", (), complete=False)),
         ("openai", openai(ROME), Reply("", (ToolCall("weather", {"city": "Rome"}),))),
