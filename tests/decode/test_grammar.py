@@ -12,15 +12,15 @@ from tokloom.decode.grammar import ContextFree
 from tokloom.errors import DocumentError, GrammarError, SpecError
 from tokloom.models.language_model import LanguageModel
 
-BRACKETS = 'root ::= "(" root ")" | "[" root "]" | [a-z]+'
+BRACKETS = 'root ::= "(" root ")" | "[" root "]" | [a-z]{1,6}'
 
 
 @pytest.mark.parametrize(
     "constraint",
     [
         ContextFree(text=BRACKETS),
-        ContextFree(text='start: "(" start ")" | "[" start "]" | /[a-z]+/', syntax="lark"),
-        ContextFree(text='r ::= "(" r ")" | "[" r "]" | [a-z]+', syntax="ebnf"),
+        ContextFree(text='start: "(" start ")" | "[" start "]" | /[a-z]{1,6}/', syntax="lark"),
+        ContextFree(text='r ::= "(" r ")" | "[" r "]" | [a-z]{1,6}', syntax="ebnf"),
         ContextFree(text=BRACKETS.replace("root", "r"), start_rule="r"),
     ],
 )
