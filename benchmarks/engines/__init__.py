@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,8 @@ class Engine(ABC):
     name: str
     notation: str = "gbnf"
     """The notation of the benchmark's grammars that suits the engine best."""
+    resources: Mapping[str, Any] = MappingProxyType({})
+    """Documents that schemas may refer to, by URI, for engines that take them."""
 
     @abstractmethod
     def __init__(self, tokens: Tokens) -> None:

@@ -52,7 +52,7 @@ class Adapter(Engine):
 
     def schema(self, schema: Any) -> Compiled:
         try:
-            self._last = compile_expression(from_json_schema(schema), self._vocabulary)
+            self._last = compile_expression(from_json_schema(schema, resources=self.resources), self._vocabulary)
         except TokloomError as error:
             raise Refused(str(error)) from None
         return _Compiled(self._last, self._words)
