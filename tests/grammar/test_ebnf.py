@@ -79,3 +79,8 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         except GrammarError as error:
             if re.fullmatch(r"line \d+, column \d+", error.where) is None:
                 raise
+
+
+def test_endless_quantifiers_are_refused() -> None:
+    with pytest.raises(GrammarError, match="nests too deep"):
+        parse_ebnf('a ::= "x"' + "?*" * 5000 + ' | "b"')

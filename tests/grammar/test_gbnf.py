@@ -157,3 +157,8 @@ def test_prefixes() -> None:
     grammar = parse_gbnf(ARITHMETIC)
     assert is_prefix(grammar, b"(a +(b")
     assert not is_prefix(grammar, b"a+)")
+
+
+def test_endless_quantifiers_are_refused() -> None:
+    with pytest.raises(GrammarError, match="nests too deep"):
+        parse_gbnf('root ::= "a"' + "?*" * 5000 + ' | "b"')

@@ -9,8 +9,8 @@ Formula:
 Shapes:
     mask  int32 (ceil(vocabulary / 32),), bit i % 32 of word i // 32 for token i
 
-Effect: the paper's claim is that masks cost next to nothing beside the model; here every output that ends is valid
-    by the schema, and `Result.parsed` is its value.
+Effect: the paper claims up to 100 times the speed of earlier engines, next to nothing beside the model; the test shows
+    that every output that ends is valid by the schema, and `Result.parsed` its value.
 """
 
 from __future__ import annotations

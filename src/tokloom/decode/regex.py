@@ -10,7 +10,8 @@ Formula:
 Shapes:
     mask  int32 (ceil(vocabulary / 32),), bit i % 32 of word i // 32 for token i
 
-Effect: the paper's claim is that masks cost next to nothing beside the model; here every output is a full match.
+Effect: the paper claims up to 100 times the speed of earlier engines, next to nothing beside the model; the test shows
+    that every output is a full match.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def parse_ebnf(grammar: str, *, start: str | None = None) -> Grammar:
         GrammarError: the text is no EBNF, or a rule is missing; `where` is "line L, column C".
     """
     reading = _Reading(grammar)
-    first = reading.rules()
+    with reading.source.bounded():
+        first = reading.rules()
     return reading.source.grammar(start if start is not None else first)
 
 

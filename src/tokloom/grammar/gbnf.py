@@ -26,6 +26,12 @@ def parse_gbnf(grammar: str, *, root: str = "root") -> Grammar:
         GrammarError: the text is no GBNF, or a rule is missing; `where` is "line L, column C".
     """
     source = Source(grammar)
+    with source.bounded():
+        _rules(source)
+    return source.grammar(root)
+
+
+def _rules(source: Source) -> None:
     source.match(_LINES)
     while not source.at_end:
         place = source.place
@@ -40,7 +46,6 @@ def parse_gbnf(grammar: str, *, root: str = "root") -> Grammar:
         if not source.at_end and not source.match(re.compile(r"[\r\n]")):
             source.expected("the end of the line")
         source.match(_LINES)
-    return source.grammar(root)
 
 
 def _alternatives(source: Source, *, nested: bool) -> Expression:

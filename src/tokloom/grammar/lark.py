@@ -67,7 +67,10 @@ def parse_lark(grammar: str, *, start: str = "start") -> Grammar:
         GrammarError: the text is no Lark grammar, a rule is missing, or a directive, import or attribute is not
             supported (named); `where` is "line L, column C".
     """
-    return _Reading(grammar).grammar(start)
+    reading = _Reading(grammar)
+    with reading.source.bounded():
+        reading.statements()
+    return reading.grammar(start)
 
 
 class _Reading:
@@ -81,7 +84,8 @@ class _Reading:
         self._in_terminal = False
         self._imports: dict[str, str] = {}
 
-    def grammar(self, start: str) -> Grammar:
+    def statements(self) -> None:
+        """Reads all of the text."""
         source = self.source
         self._find_templates_and_ignored()
         source.place = 0
@@ -93,7 +97,10 @@ class _Reading:
             source.match(_LINES)
         for name, alias in self._imports.items():
             self._common(name, alias)
-        found = source.grammar(start)
+
+    def grammar(self, start: str) -> Grammar:
+        """What has been read, from the rule `start` on."""
+        found = self.source.grammar(start)
         if not self._ignored:
             return found
         return Grammar(concat(self._gap(), found.start), found.rules)

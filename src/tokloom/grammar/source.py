@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NoReturn
 
 from tokloom.errors import ArgumentError, GrammarError, UnknownNameError
@@ -76,6 +77,14 @@ class Source:
         found = re.compile(r"[\w-]+|.", re.DOTALL).match(self.text, self.place)
         shown = "the text ends" if found is None else f"found {found[0][:30]!r}"
         self.refuse(f"{what} was expected, but {shown}", hint=hint)
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Refuses at the present place what nests deeper than Python's stack."""
+        try:
+            yield
+        except RecursionError:
+            self.refuse("the grammar nests too deep here")
 
     def deeper(self) -> None:
         """Enters a group. Refuses too deep a nesting."""

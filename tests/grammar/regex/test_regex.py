@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import unicodedata
 import warnings
 
@@ -212,6 +213,14 @@ def test_arguments() -> None:
 def test_large_repeats_are_counted() -> None:
     assert parse_regex("[ab]{1,100000}") == Repeat(Chars(((97, 98),)), 1, 100_000)
     assert parse_regex("^[ab]{0,5000}$", "ecma", search=True) == Repeat(Chars(((97, 98),)), 0, 5000)
+
+
+@pytest.mark.parametrize("pattern", [r"(\b|a)" * 20, "((?!ab)c|(?!de)f)" * 16, "(?!ab)" * 400, r"(a?\b)" * 30])
+def test_assertions_that_multiply_are_refused_soon(pattern: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(GrammarError, match="assertions"):
+        parse_regex(pattern, "ecma", search=True)
+    assert time.perf_counter() - started < 20
 
 
 def test_anchors_leave_no_search_around() -> None:
