@@ -312,11 +312,13 @@ class Lowering {
       }
     }
     std::vector<Piece> result;
-    for (size_t at = 0; at < flat.size(); ++at) {
-      const Traits& t = traits_[flat[at]];
-      const bool closed_next = at + 1 < flat.size() && form_.nodes[flat[at + 1]].kind == Kind::literal &&
-                               !form_.nodes[flat[at + 1]].data.empty();
-      result.push_back({flat[at], whole(flat[at]) || (t.regular && t.wide && t.open && closed_next && t.weight <= 4 * kWhole)});
+    bool open_before = false;  // the terminal so far ends in a wide repeat that nothing has closed
+    for (const uint32_t at : flat) {
+      const Traits& t = traits_[at];
+      const bool follows = open_before && t.regular && t.weight <= 4 * kWhole;
+      const bool leads = t.regular && t.wide && t.open && t.weight <= 4 * kWhole;
+      result.push_back({at, whole(at) || follows || leads});
+      open_before = result.back().in_terminal && ((t.wide && t.open) || (open_before && t.nullable));
     }
     return result;
   }
@@ -489,28 +491,33 @@ class Lowering {
       parts.push_back(rules_.terminal(made));
       terminal.clear();
     };
-    size_t skipped = 0;  // bytes of a literal that went to the terminal before it
-    const std::vector<Piece> all = pieces(i);
-    for (size_t at = 0; at < all.size(); ++at) {
-      const Form::Node& node = form_.nodes[all[at].node];
-      const Traits& t = traits_[all[at].node];
-      if (!all[at].in_terminal) {
+    RegexSet::Id open = RegexSet::kNothing;  // the wide repeat at the terminal's end, if nothing has closed it
+    for (const Piece& piece : pieces(i)) {
+      const Form::Node& node = form_.nodes[piece.node];
+      const Traits& t = traits_[piece.node];
+      if (!piece.in_terminal) {
         flush();
-        parts.push_back(lowered_[all[at].node]);
+        open = RegexSet::kNothing;
+        parts.push_back(lowered_[piece.node]);
         continue;
       }
-      terminal.push_back(skipped > 0 ? regexes_.literal(std::string_view(node.data).substr(skipped)) : regex_[all[at].node]);
-      skipped = 0;
-      if (t.wide && t.open && at + 1 < all.size() && form_.nodes[all[at + 1].node].kind == Kind::literal) {
-        const std::string& next = form_.nodes[all[at + 1].node].data;
-        if (!next.empty()) {
-          const RegexSet::Id wide = regex_[all[at].node];
-          const bool closes = !regexes_.row(wide).live.test(static_cast<uint8_t>(next[0]));
-          skipped = closes ? 1 : next.size();
-          terminal.push_back(regexes_.literal(std::string_view(next).substr(0, skipped)));
-        }
+      if (open != RegexSet::kNothing && node.kind == Kind::literal && !node.data.empty()) {
+        // The byte that closes the repeat is enough; if it may be part of the repeat, all of the literal tells more.
+        const bool closes = !regexes_.row(open).live.test(static_cast<uint8_t>(node.data[0]));
+        const size_t taken = closes ? 1 : node.data.size();
+        terminal.push_back(regexes_.literal(std::string_view(node.data).substr(0, taken)));
+        flush();
+        open = RegexSet::kNothing;
+        if (taken < node.data.size()) terminal.push_back(regexes_.literal(std::string_view(node.data).substr(taken)));
+        continue;
       }
-      if (t.wide || t.loops) flush();
+      terminal.push_back(regex_[piece.node]);
+      if (t.wide && t.open) {
+        open = regex_[piece.node];
+      } else if (open != RegexSet::kNothing ? !t.nullable : t.wide || t.loops) {
+        flush();
+        open = RegexSet::kNothing;
+      }
     }
     flush();
     RuleSet::Id made = RuleSet::kEmpty;

@@ -46,7 +46,9 @@ class Lexer::Walk {
       out_.beyond.insert(out_.beyond.end(), kept, end);
       kept = end;
     };
-    const auto drop_to = [&](uint32_t node) { kept = std::lower_bound(kept, known.beyond.end(), node); };
+    const auto drop_to = [&](uint32_t node) {
+      while (kept != known.beyond.end() && *kept < node) ++kept;
+    };
     for (uint32_t n = 1; n < last;) {
       while (n >= stack.back().first) stack.pop_back();
       const auto [mine, theirs] = stack.back().second;
