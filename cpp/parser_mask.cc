@@ -53,19 +53,9 @@ class MaskBuilder {
     }
   }
 
+  // Kinds of bytes that lead from a configuration back to it.
   uint64_t loops(const Configuration* at) {
-    if (!at->loops_known) {
-      at->loops_known = true;
-      if (at->items.size() == 1 && !parser_.regexes_.nullable(at->items[0].state)) {
-        ByteSet set;
-        const RegexSet::Row& row = parser_.regexes_.row(at->items[0].state);
-        for (unsigned byte = 0; byte < 256; ++byte) {
-          if (row.next[byte] == at->items[0].state) set.set(byte);
-        }
-        if (!set.empty()) at->loops = index_.kinds_within(set);
-      }
-    }
-    return at->loops;
+    return at->items.size() == 1 ? parser_.lexer_->loops(at->items[0].state) : 0;
   }
 
   void take(const uint32_t* begin, const uint32_t* end) {

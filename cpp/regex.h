@@ -29,7 +29,9 @@ class RegexSet {
   struct Row {
     Id next[256];
     ByteSet live;
-    bool narrow;  // few live bytes
+    bool narrow;              // few live bytes
+    mutable bool loops_known = false;
+    mutable uint64_t loops = 0;  // for whoever walks with it: kinds of bytes that lead back here (state_mask.h)
   };
 
   // Strings with other bytes than these are left out of every set: no token can write them.

@@ -13,8 +13,8 @@ size_t StateMask::memory() const {
 // Walks the trie with one state; where the state's mask differs little from one that is known, only the differences.
 class Lexer::Walk {
  public:
-  Walk(const VocabularyIndex& index, RegexSet& regexes, StateMask& out)
-      : index_(index), trie_(index.trie()), regexes_(regexes), out_(out) {}
+  Walk(Lexer& lexer, StateMask& out)
+      : lexer_(lexer), index_(lexer.vocabulary), trie_(index_.trie()), regexes_(lexer.regexes), out_(out) {}
 
   void run(RegexSet::Id state) {
     open_.push_back({0, state});
@@ -113,7 +113,8 @@ class Lexer::Walk {
         ++n;
         continue;
       }
-      if (stays(next, n)) {
+      // Every byte below leads from the state to itself, and it has no end: all tokens below stay inside.
+      if ((index_.kinds_below(n) & ~lexer_.loops(next)) == 0) {
         take(trie_.keys_begin(n), trie_.subtree_end(n));
         n += node.skip;
         continue;
@@ -134,23 +135,6 @@ class Lexer::Walk {
     for (uint32_t i = index_.children_begin(node); i < index_.children_end(node); ++i) {
       out_.beyond.push_back(index_.child_node(i));
     }
-  }
-
-  // Every byte below the node leads from the state to itself, and it has no end: all tokens below stay inside.
-  bool stays(RegexSet::Id state, uint32_t node) {
-    if (state != last_state_) {
-      last_state_ = state;
-      loops_ = 0;
-      if (!regexes_.nullable(state)) {
-        ByteSet loops;
-        const RegexSet::Row& row = regexes_.row(state);
-        for (unsigned byte = 0; byte < 256; ++byte) {
-          if (row.next[byte] == state) loops.set(byte);
-        }
-        if (!loops.empty()) loops_ = index_.kinds_within(loops);
-      }
-    }
-    return (index_.kinds_below(node) & ~loops_) == 0;
   }
 
   bool same_below(RegexSet::Id mine, RegexSet::Id theirs, uint32_t node) {
@@ -201,14 +185,28 @@ class Lexer::Walk {
     }
   }
 
+  Lexer& lexer_;
   const VocabularyIndex& index_;
   const ByteTrie& trie_;
   RegexSet& regexes_;
   StateMask& out_;
   std::vector<std::pair<uint32_t, RegexSet::Id>> open_;
-  RegexSet::Id last_state_ = UINT32_MAX;
-  uint64_t loops_ = 0;
 };
+
+uint64_t Lexer::loops(RegexSet::Id state) {
+  const RegexSet::Row& row = regexes.row(state);
+  if (!row.loops_known) {
+    row.loops_known = true;
+    ByteSet set;
+    if (!regexes.nullable(state)) {
+      row.live.each([&](uint8_t byte) {
+        if (row.next[byte] == state) set.set(byte);
+      });
+    }
+    if (!set.empty()) row.loops = vocabulary.kinds_within(set);
+  }
+  return row.loops;
+}
 
 const StateMask& Lexer::mask(RegexSet::Id state) {
   if (const auto known = masks_.find(state); known != masks_.end()) return *known->second;
@@ -220,7 +218,7 @@ const StateMask& Lexer::mask(RegexSet::Id state) {
     return same;
   }
   auto made = std::make_unique<StateMask>();
-  Walk walk(vocabulary, regexes, *made);
+  Walk walk(*this, *made);
   const RegexSet::Id relaxed = regexes.relaxed(state);
   const StateMask* beside = relaxed != state && !regexes.row(state).narrow ? &mask(relaxed) : nullptr;
   if (beside != nullptr && beside->wide) {

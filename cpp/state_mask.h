@@ -41,6 +41,8 @@ class Lexer {
   explicit Lexer(const VocabularyIndex& index) : vocabulary(index), regexes(index.alphabet()) {}
 
   const StateMask& mask(RegexSet::Id state);
+  // The kinds of bytes (VocabularyIndex) all of which lead from the state to itself; none if a string may end there.
+  uint64_t loops(RegexSet::Id state);
   size_t memory() const { return regexes.memory() + memory_; }
 
   const VocabularyIndex& vocabulary;
