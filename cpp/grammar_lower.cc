@@ -12,6 +12,7 @@ namespace {
 constexpr uint32_t kLong = 1u << 30;      // a length without bound
 constexpr uint32_t kBroad = 24;           // so many characters are a wide choice: strings of them are many tokens
 constexpr uint32_t kWhole = 64;           // parts of a regular expression that is kept as one terminal
+constexpr uint32_t kMostOpen = 4096;      // parts of one that is kept together because nothing closes it
 constexpr uint32_t kShort = 16;           // bytes of what a terminal may repeat
 constexpr size_t kMostPieces = 4096;      // of a flattened sequence
 
@@ -315,8 +316,8 @@ class Lowering {
     bool open_before = false;  // the terminal so far ends in a wide repeat that nothing has closed
     for (const uint32_t at : flat) {
       const Traits& t = traits_[at];
-      const bool follows = open_before && t.regular && t.weight <= 4 * kWhole;
-      const bool leads = t.regular && t.wide && t.open && t.weight <= 4 * kWhole;
+      const bool follows = open_before && t.regular && t.weight <= kMostOpen;
+      const bool leads = t.regular && t.wide && t.open && t.weight <= kMostOpen;
       result.push_back({at, whole(at) || follows || leads});
       open_before = result.back().in_terminal && ((t.wide && t.open) || (open_before && t.nullable));
     }

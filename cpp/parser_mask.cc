@@ -40,7 +40,7 @@ class MaskBuilder {
     while (!open_.empty()) {
       const auto [node, here] = open_.back();
       open_.pop_back();
-      if ((index_.kinds_below(node) & ~loops(here)) == 0) {
+      if (stays(here, node)) {
         take(trie_.keys_end(node), trie_.subtree_end(node));
         continue;
       }
@@ -53,9 +53,10 @@ class MaskBuilder {
     }
   }
 
-  // Kinds of bytes that lead from a configuration back to it.
-  uint64_t loops(const Configuration* at) {
-    return at->items.size() == 1 ? parser_.lexer_->loops(at->items[0].state) : 0;
+  bool stays(const Configuration* at, uint32_t node) {
+    if (at->items.size() != 1) return false;
+    const RegexSet::Id state = at->items[0].state;
+    return parser_.lexer_->stays(state, parser_.regexes_.row(state), node);
   }
 
   void take(const uint32_t* begin, const uint32_t* end) {

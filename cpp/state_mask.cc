@@ -65,6 +65,11 @@ class Lexer::Walk {
         continue;
       }
       if (trie_.node(n).skip > 1) {
+        if (lexer_.stays(next, regexes_.row(next), n)) {
+          n = trie_.end(n);
+          drop_to(n);
+          continue;
+        }
         if (next == beside || same_below(next, beside, n)) {
           keep_to(trie_.end(n));
           n = trie_.end(n);
@@ -113,20 +118,19 @@ class Lexer::Walk {
         ++n;
         continue;
       }
-      // Every byte below leads from the state to itself, and it has no end: all tokens below stay inside.
-      if ((index_.kinds_below(n) & ~lexer_.loops(next)) == 0) {
+      const RegexSet::Row& row = next == level.state ? *level.row : regexes_.row(next);
+      if (lexer_.stays(next, row, n)) {
         take(trie_.keys_begin(n), trie_.subtree_end(n));
         n += node.skip;
         continue;
       }
       take(trie_.keys_begin(n), trie_.keys_end(n));
-      const RegexSet::Row& row = regexes_.row(next);
       if (jumps(n, row)) {
         open_.push_back({n, next});
         n += node.skip;
         continue;
       }
-      levels.push_back({n + node.skip, next, &row, regexes_.nullable(next)});
+      levels.push_back({n + node.skip, next, &row, row.nullable});
       ++n;
     }
   }
@@ -163,7 +167,7 @@ class Lexer::Walk {
   }
 
   void finish() {
-    std::sort(out_.beyond.begin(), out_.beyond.end());
+    if (!std::is_sorted(out_.beyond.begin(), out_.beyond.end())) std::sort(out_.beyond.begin(), out_.beyond.end());
     out_.beyond.erase(std::unique(out_.beyond.begin(), out_.beyond.end()), out_.beyond.end());
     uint32_t counts[256] = {};
     for (const uint32_t node : out_.beyond) ++counts[trie_.node(node).byte];
@@ -193,19 +197,47 @@ class Lexer::Walk {
   std::vector<std::pair<uint32_t, RegexSet::Id>> open_;
 };
 
-uint64_t Lexer::loops(RegexSet::Id state) {
+// All ways to finish the character that has begun lead to `home`.
+bool Lexer::returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8) {
+  if (utf8 == 0) return state == home;
   const RegexSet::Row& row = regexes.row(state);
-  if (!row.loops_known) {
-    row.loops_known = true;
-    ByteSet set;
-    if (!regexes.nullable(state)) {
-      row.live.each([&](uint8_t byte) {
-        if (row.next[byte] == state) set.set(byte);
-      });
-    }
-    if (!set.empty()) row.loops = vocabulary.kinds_within(set);
+  if (row.nullable) return false;
+  RegexSet::Id last = RegexSet::kNothing;
+  uint8_t last_utf8 = 0;
+  bool good = true;
+  vocabulary.members(VocabularyIndex::kContinuation).each([&](uint8_t byte) {
+    const uint8_t next = Utf8::next(utf8, byte);
+    if (!good || next == Utf8::kBad || (row.next[byte] == last && next == last_utf8)) return;
+    last = row.next[byte];
+    last_utf8 = next;
+    good = last != RegexSet::kNothing && returns(home, last, next);
+  });
+  return good;
+}
+
+// Kinds of bytes that lead from the state to itself, counts aside, and characters that do so as a whole.
+void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
+  row.loops_known = true;
+  if (row.nullable) return;
+  const RegexSet::Id home = regexes.unbounded_head(state, row.loops_slack);
+  const RegexSet::Row& base = regexes.row(home);
+  if (base.nullable) return;
+  ByteSet set;
+  base.live.each([&](uint8_t byte) {
+    if (base.next[byte] == home) set.set(byte);
+  });
+  if (!set.empty()) row.loops = vocabulary.kinds_within(set);
+  row.loops_utf8 = row.loops;
+  for (int kind = 0; kind < VocabularyIndex::kKinds; ++kind) {
+    const ByteSet& leads = vocabulary.members(kind);
+    if (leads.empty() || leads.first() < 0xC0) continue;
+    bool good = true;
+    leads.each([&](uint8_t byte) {
+      const uint8_t utf8 = Utf8::next(0, byte);
+      good = good && (utf8 == Utf8::kBad || (base.live.test(byte) && returns(home, base.next[byte], utf8)));
+    });
+    if (good) row.loops_utf8 |= uint64_t{1} << kind | uint64_t{1} << VocabularyIndex::kContinuation;
   }
-  return row.loops;
 }
 
 const StateMask& Lexer::mask(RegexSet::Id state) {
