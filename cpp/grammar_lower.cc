@@ -25,10 +25,32 @@ struct Traits {
   bool broad = false;  // some byte or character of it is one of many
   bool wide = false;   // repeats a broad one
   bool loops = false;
-  bool open = false;   // a string of it may begin another
+  ByteSet first;       // bytes that a string of it may begin with
+  ByteSet more;        // that may follow a string of it in a longer one; an estimate
   uint32_t length = 0;  // bytes at most
   uint32_t weight = 1;
+
+  bool open() const { return !more.empty(); }
 };
+
+ByteSet all_bytes() {
+  ByteSet all;
+  all.set_range(0, 255);
+  return all;
+}
+
+// What may follow a string of `a`, and then of `b`, in a longer one.
+ByteSet more_after(const ByteSet& a_more, const Traits& b) {
+  ByteSet both = a_more;
+  both &= b.first;
+  if (!both.empty()) return all_bytes();  // where the first ends and the second begins is not certain
+  ByteSet more = b.more;
+  if (b.nullable) {
+    more |= b.first;
+    more |= a_more;
+  }
+  return more;
+}
 
 uint32_t added(uint32_t a, uint32_t b) { return std::min(kLong, a + b); }
 
@@ -147,30 +169,42 @@ class Lowering {
     switch (node.kind) {
       case Kind::literal:
         t.length = static_cast<uint32_t>(std::min<size_t>(kLong, node.data.size()));
+        if (!node.data.empty()) t.first.set(static_cast<uint8_t>(node.data[0]));
         break;
       case Kind::bytes:
       case Kind::chars: {
         uint64_t members = 0;
-        for (size_t r = 0; r < node.numbers.size(); r += 2) members += node.numbers[r + 1] - node.numbers[r] + 1;
+        for (size_t r = 0; r < node.numbers.size(); r += 2) {
+          members += node.numbers[r + 1] - node.numbers[r] + 1;
+          const uint32_t most = node.kind == Kind::bytes ? 0xFF : 0x7F;
+          if (node.numbers[r] <= most) t.first.set_range(node.numbers[r], std::min(node.numbers[r + 1], most));
+          if (node.numbers[r + 1] > most) t.first.set_range(0xC2, 0xF4);
+        }
         t.broad = members > kBroad;
         t.length = node.kind == Kind::bytes ? 1 : 4;
         break;
       }
-      case Kind::concat:
+      case Kind::concat: {
+        bool begun = false;  // by something that is not empty
         for (const uint32_t child : node.children) {
           const Traits& c = traits_[child];
           join(t, c);
           t.length = added(t.length, c.length);
-          t.open = c.nullable ? t.open || c.open || c.length > 0 : c.open;
+          t.more = more_after(t.more, c);
+          if (!begun) t.first |= c.first;
+          begun = begun || !c.nullable;
         }
         break;
+      }
       case Kind::either:
         for (const uint32_t child : node.children) {
           const Traits& c = traits_[child];
           join(t, c);
           t.length = std::max(t.length, c.length);
-          t.open = t.open || c.open || c.nullable;
+          t.first |= c.first;
+          t.more |= c.more;
         }
+        if (t.nullable) t.more |= t.first;
         break;
       case Kind::repeat: {
         const Traits& c = traits_[node.children[0]];
@@ -181,7 +215,9 @@ class Lowering {
                        : static_cast<uint32_t>(std::min<uint64_t>(kLong, uint64_t{c.length} * node.most));
         t.loops = c.loops || node.most > 8;
         t.wide = c.wide || (c.broad && node.most > 4);
-        t.open = c.open || node.least != node.most;
+        t.first = c.first;
+        t.more = node.most > 1 ? more_after(c.more, c) : c.more;
+        if (node.least != node.most) t.more |= c.first;
         break;
       }
       case Kind::ref:
@@ -192,14 +228,16 @@ class Lowering {
         }
         break;
       case Kind::both:
-        t.broad = t.wide = t.open = true;
+        t.broad = t.wide = true;
+        t.first = t.more = all_bytes();
         t.length = kLong;
         for (const uint32_t child : node.children) {
           const Traits& c = traits_[child];
           t.regular = t.regular && c.regular;
           t.broad = t.broad && c.broad;
           t.wide = t.wide && c.wide;
-          t.open = t.open && c.open;
+          t.first &= c.first;
+          t.more &= c.more;
           t.length = std::min(t.length, c.length);
           t.weight = added(t.weight, c.weight);
         }
@@ -241,10 +279,14 @@ class Lowering {
     size_t at = 1;
     for (uint32_t s = 0; s < node.numbers[0]; ++s) {
       const uint32_t edges = node.numbers[at];
-      t.open = t.open || (node.numbers[at + 1] != 0 && edges > 0);
+      const bool accepting = node.numbers[at + 1] != 0;
       uint32_t bytes = 0;
       at += 2;
-      for (uint32_t e = 0; e < edges; ++e, at += 3) bytes += node.numbers[at + 1] - node.numbers[at] + 1;
+      for (uint32_t e = 0; e < edges; ++e, at += 3) {
+        bytes += node.numbers[at + 1] - node.numbers[at] + 1;
+        if (s == 0) t.first.set_range(node.numbers[at], node.numbers[at + 1]);
+        if (accepting) t.more.set_range(node.numbers[at], node.numbers[at + 1]);
+      }
       t.broad = t.wide = t.wide || bytes > kBroad;
     }
   }
@@ -317,9 +359,9 @@ class Lowering {
     for (const uint32_t at : flat) {
       const Traits& t = traits_[at];
       const bool follows = open_before && t.regular && t.weight <= kMostOpen;
-      const bool leads = t.regular && t.wide && t.open && t.weight <= kMostOpen;
+      const bool leads = t.regular && t.wide && t.open() && t.weight <= kMostOpen;
       result.push_back({at, whole(at) || follows || leads});
-      open_before = result.back().in_terminal && ((t.wide && t.open) || (open_before && t.nullable));
+      open_before = result.back().in_terminal && ((t.wide && t.open()) || (open_before && t.nullable));
     }
     return result;
   }
@@ -492,32 +534,34 @@ class Lowering {
       parts.push_back(rules_.terminal(made));
       terminal.clear();
     };
-    RegexSet::Id open = RegexSet::kNothing;  // the wide repeat at the terminal's end, if nothing has closed it
+    bool open = false;  // the terminal ends in a wide repeat that nothing has closed,
+    ByteSet more;       // which may go on with these
     for (const Piece& piece : pieces(i)) {
       const Form::Node& node = form_.nodes[piece.node];
       const Traits& t = traits_[piece.node];
       if (!piece.in_terminal) {
         flush();
-        open = RegexSet::kNothing;
+        open = false;
         parts.push_back(lowered_[piece.node]);
         continue;
       }
-      if (open != RegexSet::kNothing && node.kind == Kind::literal && !node.data.empty()) {
+      if (open && node.kind == Kind::literal && !node.data.empty()) {
         // The byte that closes the repeat is enough; if it may be part of the repeat, all of the literal tells more.
-        const bool closes = !regexes_.row(open).live.test(static_cast<uint8_t>(node.data[0]));
+        const bool closes = !more.test(static_cast<uint8_t>(node.data[0]));
         const size_t taken = closes ? 1 : node.data.size();
         terminal.push_back(regexes_.literal(std::string_view(node.data).substr(0, taken)));
         flush();
-        open = RegexSet::kNothing;
+        open = false;
         if (taken < node.data.size()) terminal.push_back(regexes_.literal(std::string_view(node.data).substr(taken)));
         continue;
       }
       terminal.push_back(regex_[piece.node]);
-      if (t.wide && t.open) {
-        open = regex_[piece.node];
-      } else if (open != RegexSet::kNothing ? !t.nullable : t.wide || t.loops) {
+      more = open ? more_after(more, t) : t.more;
+      if (t.wide && t.open()) {
+        open = true;
+      } else if (open ? !t.nullable : t.wide || t.loops) {
         flush();
-        open = RegexSet::kNothing;
+        open = false;
       }
     }
     flush();

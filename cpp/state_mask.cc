@@ -38,8 +38,15 @@ class Lexer::Walk {
 
   // `out` is a copy of the mask of `other`, whose language holds that of `state`.
   void run_beside(RegexSet::Id state, RegexSet::Id other, const StateMask& known) {
-    std::vector<std::pair<uint32_t, std::pair<RegexSet::Id, RegexSet::Id>>> stack{{trie_.nodes(), {state, other}}};
+    struct Level {
+      uint32_t end;
+      const RegexSet::Row* mine;
+      const RegexSet::Row* theirs;
+      RegexSet::Id my_state;
+      bool beyond;
+    };
     const uint32_t last = trie_.nodes();
+    std::vector<Level> levels{{last, &regexes_.row(state), &regexes_.row(other), state, false}};
     auto kept = known.beyond.begin();
     const auto keep_to = [&](uint32_t node) {
       const auto end = std::lower_bound(kept, known.beyond.end(), node);
@@ -50,33 +57,35 @@ class Lexer::Walk {
       while (kept != known.beyond.end() && *kept < node) ++kept;
     };
     for (uint32_t n = 1; n < last;) {
-      while (n >= stack.back().first) stack.pop_back();
-      const auto [mine, theirs] = stack.back().second;
-      const uint8_t byte = trie_.node(n).byte;
-      const RegexSet::Id next = regexes_.row(mine).next[byte];
-      const RegexSet::Id beside = regexes_.row(theirs).next[byte];
-      drop_to(n);
-      if (stack.size() > 1 && regexes_.nullable(mine)) out_.beyond.push_back(n);
-      drop_to(n + 1);
+      while (n >= levels.back().end) levels.pop_back();
+      const Level& level = levels.back();
+      const ByteTrie::Node& node = trie_.node(n);
+      const RegexSet::Id next = level.mine->next[node.byte];
+      const RegexSet::Id beside = level.theirs->next[node.byte];
+      if (level.beyond) out_.beyond.push_back(n);
       if (next == RegexSet::kNothing) {
         if (beside != RegexSet::kNothing) clear(n);
-        drop_to(trie_.end(n));
-        n = trie_.end(n);
+        n += node.skip;
         continue;
       }
-      if (trie_.node(n).skip > 1) {
-        if (lexer_.stays(next, regexes_.row(next), n)) {
-          n = trie_.end(n);
-          drop_to(n);
-          continue;
-        }
-        if (next == beside || same_below(next, beside, n)) {
-          keep_to(trie_.end(n));
-          n = trie_.end(n);
-          continue;
-        }
-        stack.push_back({trie_.end(n), {next, beside}});
+      if (node.skip == 1) {
+        ++n;
+        continue;
       }
+      const RegexSet::Row& row = next == level.my_state ? *level.mine : regexes_.row(next);
+      if (lexer_.stays(next, row, n)) {
+        n += node.skip;
+        continue;
+      }
+      if (next == beside || same_below(next, beside, n)) {
+        if (row.nullable == regexes_.nullable(beside)) {
+          drop_to(n + 1);
+          keep_to(n + node.skip);
+          n += node.skip;
+          continue;
+        }
+      }
+      levels.push_back({n + node.skip, &row, &regexes_.row(beside), next, row.nullable});
       ++n;
     }
     finish();
