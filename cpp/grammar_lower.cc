@@ -12,6 +12,7 @@ namespace {
 constexpr uint32_t kLong = 1u << 30;      // a length without bound
 constexpr uint32_t kBroad = 24;           // so many characters are a wide choice: strings of them are many tokens
 constexpr uint32_t kWhole = 64;           // parts of a regular expression that is kept as one terminal
+constexpr uint32_t kMostOpen = 4096;      // parts of one that is kept together because nothing closes it
 constexpr uint32_t kShort = 16;           // bytes of what a terminal may repeat
 constexpr size_t kMostPieces = 4096;      // of a flattened sequence
 
@@ -24,10 +25,31 @@ struct Traits {
   bool broad = false;  // some byte or character of it is one of many
   bool wide = false;   // repeats a broad one
   bool loops = false;
-  bool open = false;   // a string of it may begin another
+  ByteSet first;       // bytes that a string of it may begin with
+  ByteSet more;        // that may follow a string of it in a longer one; an estimate
   uint32_t length = 0;  // bytes at most
   uint32_t weight = 1;
+
+  bool open() const { return !more.empty(); }
 };
+
+ByteSet all_bytes() {
+  ByteSet all;
+  all.set_range(0, 255);
+  return all;
+}
+
+// What may follow a string of `a`, and then of `b`, in a longer one.
+ByteSet more_after(const ByteSet& a_more, const Traits& b) {
+  ByteSet both = a_more;
+  both &= b.first;
+  ByteSet more = b.more;
+  if (b.nullable || !both.empty()) {  // or where the first ends and the second begins is not certain
+    more |= b.first;
+    more |= a_more;
+  }
+  return more;
+}
 
 uint32_t added(uint32_t a, uint32_t b) { return std::min(kLong, a + b); }
 
@@ -146,30 +168,42 @@ class Lowering {
     switch (node.kind) {
       case Kind::literal:
         t.length = static_cast<uint32_t>(std::min<size_t>(kLong, node.data.size()));
+        if (!node.data.empty()) t.first.set(static_cast<uint8_t>(node.data[0]));
         break;
       case Kind::bytes:
       case Kind::chars: {
         uint64_t members = 0;
-        for (size_t r = 0; r < node.numbers.size(); r += 2) members += node.numbers[r + 1] - node.numbers[r] + 1;
+        for (size_t r = 0; r < node.numbers.size(); r += 2) {
+          members += node.numbers[r + 1] - node.numbers[r] + 1;
+          const uint32_t most = node.kind == Kind::bytes ? 0xFF : 0x7F;
+          if (node.numbers[r] <= most) t.first.set_range(node.numbers[r], std::min(node.numbers[r + 1], most));
+          if (node.numbers[r + 1] > most) t.first.set_range(0xC2, 0xF4);
+        }
         t.broad = members > kBroad;
         t.length = node.kind == Kind::bytes ? 1 : 4;
         break;
       }
-      case Kind::concat:
+      case Kind::concat: {
+        bool begun = false;  // by something that is not empty
         for (const uint32_t child : node.children) {
           const Traits& c = traits_[child];
           join(t, c);
           t.length = added(t.length, c.length);
-          t.open = c.nullable ? t.open || c.open || c.length > 0 : c.open;
+          t.more = more_after(t.more, c);
+          if (!begun) t.first |= c.first;
+          begun = begun || !c.nullable;
         }
         break;
+      }
       case Kind::either:
         for (const uint32_t child : node.children) {
           const Traits& c = traits_[child];
           join(t, c);
           t.length = std::max(t.length, c.length);
-          t.open = t.open || c.open || c.nullable;
+          t.first |= c.first;
+          t.more |= c.more;
         }
+        if (t.nullable) t.more |= t.first;
         break;
       case Kind::repeat: {
         const Traits& c = traits_[node.children[0]];
@@ -180,7 +214,9 @@ class Lowering {
                        : static_cast<uint32_t>(std::min<uint64_t>(kLong, uint64_t{c.length} * node.most));
         t.loops = c.loops || node.most > 8;
         t.wide = c.wide || (c.broad && node.most > 4);
-        t.open = c.open || node.least != node.most;
+        t.first = c.first;
+        t.more = node.most > 1 ? more_after(c.more, c) : c.more;
+        if (node.least != node.most) t.more |= c.first;
         break;
       }
       case Kind::ref:
@@ -191,14 +227,16 @@ class Lowering {
         }
         break;
       case Kind::both:
-        t.broad = t.wide = t.open = true;
+        t.broad = t.wide = true;
+        t.first = t.more = all_bytes();
         t.length = kLong;
         for (const uint32_t child : node.children) {
           const Traits& c = traits_[child];
           t.regular = t.regular && c.regular;
           t.broad = t.broad && c.broad;
           t.wide = t.wide && c.wide;
-          t.open = t.open && c.open;
+          t.first &= c.first;
+          t.more &= c.more;
           t.length = std::min(t.length, c.length);
           t.weight = added(t.weight, c.weight);
         }
@@ -240,10 +278,14 @@ class Lowering {
     size_t at = 1;
     for (uint32_t s = 0; s < node.numbers[0]; ++s) {
       const uint32_t edges = node.numbers[at];
-      t.open = t.open || (node.numbers[at + 1] != 0 && edges > 0);
+      const bool accepting = node.numbers[at + 1] != 0;
       uint32_t bytes = 0;
       at += 2;
-      for (uint32_t e = 0; e < edges; ++e, at += 3) bytes += node.numbers[at + 1] - node.numbers[at] + 1;
+      for (uint32_t e = 0; e < edges; ++e, at += 3) {
+        bytes += node.numbers[at + 1] - node.numbers[at] + 1;
+        if (s == 0) t.first.set_range(node.numbers[at], node.numbers[at + 1]);
+        if (accepting) t.more.set_range(node.numbers[at], node.numbers[at + 1]);
+      }
       t.broad = t.wide = t.wide || bytes > kBroad;
     }
   }
@@ -297,6 +339,18 @@ class Lowering {
     bool in_terminal;
   };
 
+  // The end of a terminal in the making.
+  struct End {
+    bool open = false;  // a wide repeat is in it that nothing has closed,
+    ByteSet more;       // and that may go on with these
+
+    void add(const Traits& t) {
+      more = more_after(more, t);
+      open = (open || t.wide) && !more.empty();
+      if (!open) more = {};
+    }
+  };
+
   // The items of a sequence, nested sequences opened up, with what is to be part of terminals.
   std::vector<Piece> pieces(uint32_t i) const {
     std::vector<uint32_t> flat;
@@ -312,11 +366,17 @@ class Lowering {
       }
     }
     std::vector<Piece> result;
-    for (size_t at = 0; at < flat.size(); ++at) {
-      const Traits& t = traits_[flat[at]];
-      const bool closed_next = at + 1 < flat.size() && form_.nodes[flat[at + 1]].kind == Kind::literal &&
-                               !form_.nodes[flat[at + 1]].data.empty();
-      result.push_back({flat[at], whole(flat[at]) || (t.regular && t.wide && t.open && closed_next && t.weight <= 4 * kWhole)});
+    End end;
+    for (const uint32_t at : flat) {
+      const Traits& t = traits_[at];
+      const bool follows = end.open && t.regular && t.weight <= kMostOpen;
+      const bool leads = t.regular && t.wide && t.open() && t.weight <= kMostOpen;
+      result.push_back({at, whole(at) || follows || leads});
+      if (result.back().in_terminal) {
+        end.add(t);
+      } else {
+        end = {};
+      }
     }
     return result;
   }
@@ -489,28 +549,27 @@ class Lowering {
       parts.push_back(rules_.terminal(made));
       terminal.clear();
     };
-    size_t skipped = 0;  // bytes of a literal that went to the terminal before it
-    const std::vector<Piece> all = pieces(i);
-    for (size_t at = 0; at < all.size(); ++at) {
-      const Form::Node& node = form_.nodes[all[at].node];
-      const Traits& t = traits_[all[at].node];
-      if (!all[at].in_terminal) {
+    End end;
+    for (const Piece& piece : pieces(i)) {
+      const Form::Node& node = form_.nodes[piece.node];
+      const Traits& t = traits_[piece.node];
+      if (!piece.in_terminal) {
         flush();
-        parts.push_back(lowered_[all[at].node]);
+        end = {};
+        parts.push_back(lowered_[piece.node]);
         continue;
       }
-      terminal.push_back(skipped > 0 ? regexes_.literal(std::string_view(node.data).substr(skipped)) : regex_[all[at].node]);
-      skipped = 0;
-      if (t.wide && t.open && at + 1 < all.size() && form_.nodes[all[at + 1].node].kind == Kind::literal) {
-        const std::string& next = form_.nodes[all[at + 1].node].data;
-        if (!next.empty()) {
-          const RegexSet::Id wide = regex_[all[at].node];
-          const bool closes = !regexes_.row(wide).live.test(static_cast<uint8_t>(next[0]));
-          skipped = closes ? 1 : next.size();
-          terminal.push_back(regexes_.literal(std::string_view(next).substr(0, skipped)));
-        }
+      const bool was_open = end.open;
+      end.add(t);
+      if (was_open && !end.open && node.kind == Kind::literal && !node.data.empty()) {
+        // The byte that closes the repeat is enough: what comes after it is another terminal.
+        terminal.push_back(regexes_.literal(std::string_view(node.data).substr(0, 1)));
+        flush();
+        if (node.data.size() > 1) terminal.push_back(regexes_.literal(std::string_view(node.data).substr(1)));
+        continue;
       }
-      if (t.wide || t.loops) flush();
+      terminal.push_back(regex_[piece.node]);
+      if (!end.open && (was_open || t.wide || t.loops)) flush();
     }
     flush();
     RuleSet::Id made = RuleSet::kEmpty;

@@ -126,6 +126,7 @@ class LeftRecursion {
   Parts split(Id id, int depth) {
     if (depth > 2000) throw GrammarProblem("grammar", "left-recursive rules are nested too deeply");
     Parts parts;
+    if (rules_.nodes_[id].dead) return parts;
     if (!touches(id)) {
       parts.plain.push_back(rules_.solid(id));
       return parts;

@@ -47,8 +47,6 @@ struct Configuration {
   ByteSet bytes;               // that may come next
   std::unique_ptr<std::atomic<const Configuration*>[]> next;  // by rank in `bytes`; null: not known yet
   mutable std::atomic<const ConfigurationMask*> mask{nullptr};
-  mutable uint64_t loops = 0;  // kinds of bytes that lead back to here, and nowhere to an end
-  mutable bool loops_known = false;
 
   const std::atomic<const Configuration*>& after(uint8_t byte) const { return next[bytes.rank(byte)]; }
 };

@@ -40,7 +40,7 @@ class MaskBuilder {
     while (!open_.empty()) {
       const auto [node, here] = open_.back();
       open_.pop_back();
-      if ((index_.kinds_below(node) & ~loops(here)) == 0) {
+      if (stays(here, node)) {
         take(trie_.keys_end(node), trie_.subtree_end(node));
         continue;
       }
@@ -53,19 +53,10 @@ class MaskBuilder {
     }
   }
 
-  uint64_t loops(const Configuration* at) {
-    if (!at->loops_known) {
-      at->loops_known = true;
-      if (at->items.size() == 1 && !parser_.regexes_.nullable(at->items[0].state)) {
-        ByteSet set;
-        const RegexSet::Row& row = parser_.regexes_.row(at->items[0].state);
-        for (unsigned byte = 0; byte < 256; ++byte) {
-          if (row.next[byte] == at->items[0].state) set.set(byte);
-        }
-        if (!set.empty()) at->loops = index_.kinds_within(set);
-      }
-    }
-    return at->loops;
+  bool stays(const Configuration* at, uint32_t node) {
+    if (at->items.size() != 1) return false;
+    const RegexSet::Id state = at->items[0].state;
+    return parser_.lexer_->stays(state, parser_.regexes_.row(state), node);
   }
 
   void take(const uint32_t* begin, const uint32_t* end) {

@@ -276,6 +276,16 @@ uint32_t RegexSet::slack(Id id) const {
   return least;
 }
 
+RegexSet::Id RegexSet::unbounded_head(Id id, uint32_t& most) {
+  most = kUnbounded;
+  const Node node = nodes_[id];
+  const Node head = node.kind == Kind::concat ? nodes_[node.a] : node;
+  if (head.kind != Kind::repeat || nodes_[head.a].nullable) return id;
+  most = head.most;
+  const Id made = repeat(head.a, 0, kUnbounded);
+  return node.kind == Kind::concat ? concat(made, node.b) : made;
+}
+
 RegexSet::Id RegexSet::clamped(Id id, uint32_t longest) {
   std::vector<Id> heads;
   bool changed = false;

@@ -29,7 +29,13 @@ class RegexSet {
   struct Row {
     Id next[256];
     ByteSet live;
-    bool narrow;  // few live bytes
+    bool narrow;    // few live bytes
+    bool nullable;  // the state's own
+    // For whoever walks with it (state_mask.h).
+    mutable bool loops_known = false;
+    mutable uint64_t loops = 0;
+    mutable uint64_t loops_utf8 = 0;
+    mutable uint32_t loops_slack = 0;
   };
 
   // Strings with other bytes than these are left out of every set: no token can write them.
@@ -55,6 +61,8 @@ class RegexSet {
   Id uncounted(Id id) { return loosened(id, false); }
   Id relaxed(Id id) { return loosened(id, true); }
   uint32_t slack(Id id) const;
+  // Of x{a,b} with or without something after it: the same with x*; `most` is b. Otherwise `id` itself.
+  Id unbounded_head(Id id, uint32_t& most);
   // The same with counts above `longest` lowered to it: no difference to a token of that length.
   Id clamped(Id id, uint32_t longest);
 

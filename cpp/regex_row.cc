@@ -157,6 +157,7 @@ const RegexSet::Row& RegexSet::raw_row(Id id) {
     if (next != kNothing) made->live.set(byte);
   }
   made->narrow = made->live.count() <= 4;
+  made->nullable = nodes_[id].nullable;
   memory_ += sizeof(Row);
   raw_[id] = std::move(made);
   return *raw_[id];

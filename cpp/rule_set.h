@@ -146,6 +146,7 @@ void RuleSet::each_choice(Id choose, Visit&& visit) {
   for (size_t i = 0; i < members; ++i) {
     const Counts& counts = counts_[number];  // again each time: visits may make more of them
     const Order& order = orders_[counts.order];
+    if (order.most_in_all != kUnbounded && order.most_in_all <= counts.total) return;
     const Id item = order.items[i];
     const uint64_t left = left_of(order, counts, i);
     if (left == 0 || nodes_[item].dead) continue;

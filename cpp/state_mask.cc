@@ -13,8 +13,8 @@ size_t StateMask::memory() const {
 // Walks the trie with one state; where the state's mask differs little from one that is known, only the differences.
 class Lexer::Walk {
  public:
-  Walk(const VocabularyIndex& index, RegexSet& regexes, StateMask& out)
-      : index_(index), trie_(index.trie()), regexes_(regexes), out_(out) {}
+  Walk(Lexer& lexer, StateMask& out)
+      : lexer_(lexer), index_(lexer.vocabulary), trie_(index_.trie()), regexes_(lexer.regexes), out_(out) {}
 
   void run(RegexSet::Id state) {
     open_.push_back({0, state});
@@ -38,38 +38,54 @@ class Lexer::Walk {
 
   // `out` is a copy of the mask of `other`, whose language holds that of `state`.
   void run_beside(RegexSet::Id state, RegexSet::Id other, const StateMask& known) {
-    std::vector<std::pair<uint32_t, std::pair<RegexSet::Id, RegexSet::Id>>> stack{{trie_.nodes(), {state, other}}};
+    struct Level {
+      uint32_t end;
+      const RegexSet::Row* mine;
+      const RegexSet::Row* theirs;
+      RegexSet::Id my_state;
+      bool beyond;
+    };
     const uint32_t last = trie_.nodes();
+    std::vector<Level> levels{{last, &regexes_.row(state), &regexes_.row(other), state, false}};
     auto kept = known.beyond.begin();
     const auto keep_to = [&](uint32_t node) {
       const auto end = std::lower_bound(kept, known.beyond.end(), node);
       out_.beyond.insert(out_.beyond.end(), kept, end);
       kept = end;
     };
-    const auto drop_to = [&](uint32_t node) { kept = std::lower_bound(kept, known.beyond.end(), node); };
+    const auto drop_to = [&](uint32_t node) {
+      while (kept != known.beyond.end() && *kept < node) ++kept;
+    };
     for (uint32_t n = 1; n < last;) {
-      while (n >= stack.back().first) stack.pop_back();
-      const auto [mine, theirs] = stack.back().second;
-      const uint8_t byte = trie_.node(n).byte;
-      const RegexSet::Id next = regexes_.row(mine).next[byte];
-      const RegexSet::Id beside = regexes_.row(theirs).next[byte];
-      drop_to(n);
-      if (stack.size() > 1 && regexes_.nullable(mine)) out_.beyond.push_back(n);
-      drop_to(n + 1);
+      while (n >= levels.back().end) levels.pop_back();
+      const Level& level = levels.back();
+      const ByteTrie::Node& node = trie_.node(n);
+      const RegexSet::Id next = level.mine->next[node.byte];
+      const RegexSet::Id beside = level.theirs->next[node.byte];
+      if (level.beyond) out_.beyond.push_back(n);
       if (next == RegexSet::kNothing) {
         if (beside != RegexSet::kNothing) clear(n);
-        drop_to(trie_.end(n));
-        n = trie_.end(n);
+        n += node.skip;
         continue;
       }
-      if (trie_.node(n).skip > 1) {
-        if (next == beside || same_below(next, beside, n)) {
-          keep_to(trie_.end(n));
-          n = trie_.end(n);
+      if (node.skip == 1) {
+        ++n;
+        continue;
+      }
+      const RegexSet::Row& row = next == level.my_state ? *level.mine : regexes_.row(next);
+      if (lexer_.stays(next, row, n)) {
+        n += node.skip;
+        continue;
+      }
+      if (next == beside || same_below(next, beside, n)) {
+        if (row.nullable == regexes_.nullable(beside)) {
+          drop_to(n + 1);
+          keep_to(n + node.skip);
+          n += node.skip;
           continue;
         }
-        stack.push_back({trie_.end(n), {next, beside}});
       }
+      levels.push_back({n + node.skip, &row, &regexes_.row(beside), next, row.nullable});
       ++n;
     }
     finish();
@@ -111,19 +127,19 @@ class Lexer::Walk {
         ++n;
         continue;
       }
-      if (stays(next, n)) {
+      const RegexSet::Row& row = next == level.state ? *level.row : regexes_.row(next);
+      if (lexer_.stays(next, row, n)) {
         take(trie_.keys_begin(n), trie_.subtree_end(n));
         n += node.skip;
         continue;
       }
       take(trie_.keys_begin(n), trie_.keys_end(n));
-      const RegexSet::Row& row = regexes_.row(next);
       if (jumps(n, row)) {
         open_.push_back({n, next});
         n += node.skip;
         continue;
       }
-      levels.push_back({n + node.skip, next, &row, regexes_.nullable(next)});
+      levels.push_back({n + node.skip, next, &row, row.nullable});
       ++n;
     }
   }
@@ -132,23 +148,6 @@ class Lexer::Walk {
     for (uint32_t i = index_.children_begin(node); i < index_.children_end(node); ++i) {
       out_.beyond.push_back(index_.child_node(i));
     }
-  }
-
-  // Every byte below the node leads from the state to itself, and it has no end: all tokens below stay inside.
-  bool stays(RegexSet::Id state, uint32_t node) {
-    if (state != last_state_) {
-      last_state_ = state;
-      loops_ = 0;
-      if (!regexes_.nullable(state)) {
-        ByteSet loops;
-        const RegexSet::Row& row = regexes_.row(state);
-        for (unsigned byte = 0; byte < 256; ++byte) {
-          if (row.next[byte] == state) loops.set(byte);
-        }
-        if (!loops.empty()) loops_ = index_.kinds_within(loops);
-      }
-    }
-    return (index_.kinds_below(node) & ~loops_) == 0;
   }
 
   bool same_below(RegexSet::Id mine, RegexSet::Id theirs, uint32_t node) {
@@ -177,7 +176,7 @@ class Lexer::Walk {
   }
 
   void finish() {
-    std::sort(out_.beyond.begin(), out_.beyond.end());
+    if (!std::is_sorted(out_.beyond.begin(), out_.beyond.end())) std::sort(out_.beyond.begin(), out_.beyond.end());
     out_.beyond.erase(std::unique(out_.beyond.begin(), out_.beyond.end()), out_.beyond.end());
     uint32_t counts[256] = {};
     for (const uint32_t node : out_.beyond) ++counts[trie_.node(node).byte];
@@ -199,14 +198,56 @@ class Lexer::Walk {
     }
   }
 
+  Lexer& lexer_;
   const VocabularyIndex& index_;
   const ByteTrie& trie_;
   RegexSet& regexes_;
   StateMask& out_;
   std::vector<std::pair<uint32_t, RegexSet::Id>> open_;
-  RegexSet::Id last_state_ = UINT32_MAX;
-  uint64_t loops_ = 0;
 };
+
+// All ways to finish the character that has begun lead to `home`.
+bool Lexer::returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8) {
+  if (utf8 == 0) return state == home;
+  const RegexSet::Row& row = regexes.row(state);
+  if (row.nullable) return false;
+  RegexSet::Id last = RegexSet::kNothing;
+  uint8_t last_utf8 = 0;
+  bool good = true;
+  vocabulary.members(VocabularyIndex::kContinuation).each([&](uint8_t byte) {
+    const uint8_t next = Utf8::next(utf8, byte);
+    if (!good || next == Utf8::kBad || (row.next[byte] == last && next == last_utf8)) return;
+    last = row.next[byte];
+    last_utf8 = next;
+    good = last != RegexSet::kNothing && returns(home, last, next);
+  });
+  return good;
+}
+
+// Kinds of bytes that lead from the state to itself, counts aside, and characters that do so as a whole.
+void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
+  row.loops_known = true;
+  if (row.nullable) return;
+  const RegexSet::Id home = regexes.unbounded_head(state, row.loops_slack);
+  const RegexSet::Row& base = regexes.row(home);
+  if (base.nullable) return;
+  ByteSet set;
+  base.live.each([&](uint8_t byte) {
+    if (base.next[byte] == home) set.set(byte);
+  });
+  if (!set.empty()) row.loops = vocabulary.kinds_within(set);
+  row.loops_utf8 = row.loops;
+  for (int kind = 0; kind < VocabularyIndex::kKinds; ++kind) {
+    const ByteSet& leads = vocabulary.members(kind);
+    if (leads.empty() || leads.first() < 0xC0) continue;
+    bool good = true;
+    leads.each([&](uint8_t byte) {
+      const uint8_t utf8 = Utf8::next(0, byte);
+      good = good && (utf8 == Utf8::kBad || (base.live.test(byte) && returns(home, base.next[byte], utf8)));
+    });
+    if (good) row.loops_utf8 |= uint64_t{1} << kind | uint64_t{1} << VocabularyIndex::kContinuation;
+  }
+}
 
 const StateMask& Lexer::mask(RegexSet::Id state) {
   if (const auto known = masks_.find(state); known != masks_.end()) return *known->second;
@@ -218,7 +259,7 @@ const StateMask& Lexer::mask(RegexSet::Id state) {
     return same;
   }
   auto made = std::make_unique<StateMask>();
-  Walk walk(vocabulary, regexes, *made);
+  Walk walk(*this, *made);
   const RegexSet::Id relaxed = regexes.relaxed(state);
   const StateMask* beside = relaxed != state && !regexes.row(state).narrow ? &mask(relaxed) : nullptr;
   if (beside != nullptr && beside->wide) {

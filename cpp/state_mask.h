@@ -41,6 +41,14 @@ class Lexer {
   explicit Lexer(const VocabularyIndex& index) : vocabulary(index), regexes(index.alphabet()) {}
 
   const StateMask& mask(RegexSet::Id state);
+  // Whether all bytes below the trie's node lead the state, whose row this is, through states in which no string
+  // ends, so that all tokens there stay inside.
+  bool stays(RegexSet::Id state, const RegexSet::Row& row, uint32_t node) {
+    if (!row.loops_known) find_loops(state, row);
+    const uint64_t kinds = vocabulary.kinds_below(node);
+    if ((kinds & ~row.loops_utf8) != 0 || row.loops_slack < vocabulary.height(node)) return false;
+    return (kinds & ~row.loops) == 0 || vocabulary.well_formed_below(node);
+  }
   size_t memory() const { return regexes.memory() + memory_; }
 
   const VocabularyIndex& vocabulary;
@@ -49,6 +57,8 @@ class Lexer {
 
  private:
   class Walk;
+  void find_loops(RegexSet::Id state, const RegexSet::Row& row);
+  bool returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8);
   std::unordered_map<RegexSet::Id, const StateMask*> masks_;
   std::vector<std::unique_ptr<StateMask>> made_;
   size_t memory_ = 0;

@@ -8,6 +8,7 @@ namespace {
 
 // Every punctuation mark is a kind by itself, letters and parts of other characters come in groups.
 uint8_t kind_of(unsigned byte) {
+  if (byte == 0xE2) return 45;  // general punctuation: line separators, which some sets leave out
   if (byte >= 0xF0) return 0;
   if (byte >= 0xE0) return 1;
   if (byte >= 0xC0) return 2;
@@ -28,6 +29,32 @@ uint8_t kind_of(unsigned byte) {
 
 }  // namespace
 
+uint8_t Utf8::next(uint8_t state, unsigned byte) {
+  const bool more = byte >= 0x80 && byte <= 0xBF;
+  switch (state) {
+    case 0:
+      if (byte < 0x80) return 0;
+      if (byte >= 0xC2 && byte <= 0xDF) return 1;
+      if (byte == 0xE0) return 4;
+      if (byte == 0xED) return 5;
+      if (byte >= 0xE1 && byte <= 0xEF) return 2;
+      if (byte == 0xF0) return 6;
+      if (byte == 0xF4) return 7;
+      if (byte >= 0xF1 && byte <= 0xF3) return 3;
+      return kBad;
+    case 4:
+      return more && byte >= 0xA0 ? 1 : kBad;
+    case 5:
+      return more && byte <= 0x9F ? 1 : kBad;
+    case 6:
+      return more && byte >= 0x90 ? 2 : kBad;
+    case 7:
+      return more && byte <= 0x8F ? 2 : kBad;
+    default:
+      return more ? static_cast<uint8_t>(state - 1) : kBad;
+  }
+}
+
 VocabularyIndex::VocabularyIndex(const ByteTrie& trie) : trie_(trie) {
   const uint32_t nodes = trie.nodes();
   first_child_.reserve(nodes + 1);
@@ -44,12 +71,20 @@ VocabularyIndex::VocabularyIndex(const ByteTrie& trie) : trie_(trie) {
   first_child_.push_back(static_cast<uint32_t>(child_node_.size()));
   kinds_.assign(nodes, 0);
   height_.assign(nodes, 0);
+  well_formed_.assign(nodes, 0xFF);
   for (uint32_t n = nodes; n-- > 0;) {
     for (uint32_t i = children_begin(n); i < children_end(n); ++i) {
       kinds_[n] |= kinds_[child_node(i)] | uint64_t{1} << kind_of(child_byte(i));
       height_[n] = std::max(height_[n], height_[child_node(i)] + 1);
+      for (uint8_t state = 0; state < Utf8::kStates; ++state) {
+        const uint8_t next = Utf8::next(state, child_byte(i));
+        if (next == Utf8::kBad || (well_formed_[child_node(i)] >> next & 1) == 0) {
+          well_formed_[n] = static_cast<uint8_t>(well_formed_[n] & ~(1u << state));
+        }
+      }
     }
   }
+  for (uint8_t& states : well_formed_) states &= 1;
   longest_ = height_[0];
   alphabet_.each([&](uint8_t byte) {
     members_[kind_of(byte)].set(byte);

@@ -10,6 +10,14 @@
 
 namespace tokloom {
 
+// States of reading UTF-8: 0 between characters, 1 to 3 so many bytes short of one, then those whose next
+// byte is restricted. kBad: not UTF-8.
+struct Utf8 {
+  static constexpr uint8_t kBad = 255;
+  static constexpr uint8_t kStates = 8;
+  static uint8_t next(uint8_t state, unsigned byte);
+};
+
 class VocabularyIndex {
  public:
   // Keeps a reference to the trie.
@@ -34,6 +42,12 @@ class VocabularyIndex {
   uint64_t kinds_below(uint32_t n) const { return kinds_[n]; }
   // The kinds all of whose bytes of the alphabet are in the set.
   uint64_t kinds_within(const ByteSet& set) const;
+  // The kind of bytes that begin no character but continue one, and the bytes of a kind.
+  static constexpr int kContinuation = 3;
+  static constexpr int kKinds = 46;
+  const ByteSet& members(int kind) const { return members_[kind]; }
+  // What follows node n in every token is UTF-8, but for a character that is cut off by the token's end.
+  bool well_formed_below(uint32_t n) const { return well_formed_[n] != 0; }
   // Bytes from node n to the deepest below it.
   uint32_t height(uint32_t n) const { return height_[n]; }
 
@@ -47,6 +61,7 @@ class VocabularyIndex {
   std::vector<uint32_t> child_node_;
   std::vector<uint64_t> kinds_;
   std::vector<uint32_t> height_;
+  std::vector<uint8_t> well_formed_;  // by node; while it is made, a bit for each state of Utf8
   ByteSet alphabet_;
   ByteSet members_[64];  // bytes of each kind
   uint32_t longest_ = 0;
