@@ -35,6 +35,9 @@ from tokloom.grammar.expression import (
 )
 
 
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 20000))  # a list by right recursion goes down once an item
+
+
 def special(token: str) -> bytes:
     """What stands for a special token in the data."""
     return b"\xff" + token.encode() + b"\xff"
@@ -80,7 +83,6 @@ class _Spans:
         self.productive = _last[1]
         self.done: set[tuple[int, int]] = set()
         self.changed = self.cyclic = False
-        sys.setrecursionlimit(max(sys.getrecursionlimit(), 20000))
 
     def solve(self, expression: Expression, start: int) -> _Span:
         while True:

@@ -6,9 +6,9 @@ makes is accepted, and no character has a spelling that only complicates masks:
     U+0020 and above, without " and \\      itself
     " \\ backspace, tab, line feed, form feed, carriage return      their short escapes
     other control characters               \\u00XX
-    U+0080 and above                       also \\uXXXX, as a pair of surrogates where needed, hex digits in either case
+    U+007F and above                       also \\uXXXX, as a pair of surrogates where needed, hex digits in either case
 
-So ASCII has one spelling (no \\/, no \\u0041). Lone surrogates are not text, and never produced.
+So printable ASCII has one spelling (no \\/, no \\u0041). Lone surrogates are not text, and never produced.
 
 Every spelling is of one text only: intersections and differences of texts are those of their spellings.
 """
@@ -34,7 +34,7 @@ from tokloom.grammar.expression import (
 
 _SHORT = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r", 0x22: b'\\"', 0x5C: b"\\\\"}
 _RAW: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF))
-_LONG: Ranges = ((0x00, 0x07), (0x0B, 0x0B), (0x0E, 0x1F), (0x80, 0xD7FF), (0xE000, 0xFFFF))
+_LONG: Ranges = ((0x00, 0x07), (0x0B, 0x0B), (0x0E, 0x1F), (0x7F, 0xD7FF), (0xE000, 0xFFFF))
 _PAIRS: Ranges = ((0x10000, 0x10FFFF),)
 _HEX = tuple((b"0123456789"[d : d + 1] if d < 10 else bytes((55 + d, 87 + d))) for d in range(16))
 _CODE = (_HEX,) * 4
@@ -74,7 +74,7 @@ def spell_text(text: str) -> Expression:
         point = ord(character)
         if point in _SHORT:
             plain += _SHORT[point]
-        elif 0x20 <= point < 0x80:
+        elif 0x20 <= point < 0x7F:
             plain += character.encode()
         else:
             if plain:
