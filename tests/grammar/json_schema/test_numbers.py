@@ -47,7 +47,7 @@ def test_integers_are_those_within_the_bounds(low, high, numbers):
         assert not naive.matches(grammar, f"{number}.5".encode())
 
 
-@pytest.mark.parametrize("multiple", ["1", "2", "3", "7", "10", "48", "0.5", "0.01", "0.25", "1.5", "0.3", "1000"])
+@pytest.mark.parametrize("multiple", ["1", "2", "3", "7", "10", "48", "0.5", "0.01", "0.25", "1.5", "0.3", "125"])
 def test_multiples(multiple):
     step = Fraction(multiple)
     grammar = Grammar(numeral(NumberShape(multiple=step)), {})

@@ -42,6 +42,10 @@ class Unenforced:
     reason: str
 
 
+class _Endless(GrammarError):
+    """A schema applies itself to the same value."""
+
+
 class Forms:
     """The normal forms of a document's schemas, each worked out once.
 
@@ -154,7 +158,9 @@ class Forms:
         schema, positive = literal
         if literal in self._active:
             where = schema if isinstance(schema, Schema) else self.document.root
-            raise where.error("this schema refers to itself without end", hint="No value could ever be checked by it.")
+            raise _Endless(
+                where.pointer, "this schema refers to itself without end", "No value could ever be checked by it."
+            )
         self._active.add(literal)
         try:
             if not positive:
@@ -226,8 +232,6 @@ class Forms:
         known = self._simplified.get(node)
         if known is None:
             known = node
-            if any(literal in self._active for literal in node):
-                return node
             for literal in [literal for literal in node if not literal[1]]:
                 rest = known - {literal}
                 if rest and self.is_empty(both(rest, frozenset({(literal[0], True)}))):
@@ -239,9 +243,13 @@ class Forms:
         """Whether it is certain that the node has no values; looks down by `depth` levels."""
         if node is IMPOSSIBLE:
             return True
-        if depth == 0 or not node or any(literal in self._active for literal in node):
+        if depth == 0 or not node:
             return False
-        return all(self.is_empty_shape(shape, depth - 1) for shape in self.expand(node))
+        try:
+            shapes = self.expand(node)
+        except _Endless:  # what is being worked out right now has a property of this node: nothing is certain yet
+            return False
+        return all(self.is_empty_shape(shape, depth - 1) for shape in shapes)
 
     def is_empty_shape(self, shape: Shape, depth: int = 2) -> bool:
         """Whether it is certain that no value has the shape."""
