@@ -34,7 +34,6 @@ from tokloom.grammar.expression import (
     Special,
 )
 
-
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 20000))  # a list by right recursion goes down once an item
 
 

@@ -49,7 +49,7 @@ def test_numbers_of_properties(order, least, most):
     names = ["a", "b", "c"]
     for required in ([], ["b"]):
         schema = {
-            "type": "object", "properties": dict.fromkeys(names, {"type": "null"}), "required": required,
+            "type": "object", "properties": {name: {"type": "null"} for name in names}, "required": required,
             "minProperties": least, "maxProperties": most, "additionalProperties": False,
         }  # fmt: skip
         try:

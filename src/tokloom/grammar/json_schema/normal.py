@@ -42,7 +42,7 @@ class Unenforced:
     reason: str
 
 
-class _Endless(GrammarError):
+class _EndlessError(GrammarError):
     """A schema applies itself to the same value."""
 
 
@@ -158,7 +158,7 @@ class Forms:
         schema, positive = literal
         if literal in self._active:
             where = schema if isinstance(schema, Schema) else self.document.root
-            raise _Endless(
+            raise _EndlessError(
                 where.pointer, "this schema refers to itself without end", "No value could ever be checked by it."
             )
         self._active.add(literal)
@@ -247,7 +247,7 @@ class Forms:
             return False
         try:
             shapes = self.expand(node)
-        except _Endless:  # what is being worked out right now has a property of this node: nothing is certain yet
+        except _EndlessError:  # what is being worked out right now has a property of this node: nothing is certain yet
             return False
         return all(self.is_empty_shape(shape, depth - 1) for shape in shapes)
 
