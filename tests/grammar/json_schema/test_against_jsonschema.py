@@ -86,7 +86,8 @@ LEAVES = one_schema(KEYWORDS) | st.sampled_from(
 SCHEMAS = st.recursive(LEAVES, lambda inner: one_schema({**KEYWORDS, **with_schemas(inner)}), max_leaves=6)
 
 SIMPLE = st.sampled_from([
-    True, False, {"type": "string"}, {"type": "integer"}, {"const": 1}, {"const": "a"}, {"enum": [1, 2, "a"]}, {"minimum": 2},
+    True, False, {"type": "string"}, {"type": "integer"}, {"const": 1}, {"const": "a"}, {"enum": [1, 2, "a"]},
+    {"minimum": 2},
     {"maxLength": 1}, {"not": {"const": 1}}, {"items": {"$ref": "#"}}, {"properties": {"a": {"$ref": "#"}}},
 ])  # fmt: skip
 FEW = {"type": st.sampled_from(["object", "array"]), "required": KEYWORDS["required"], "maxItems": COUNTS}

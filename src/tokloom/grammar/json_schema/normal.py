@@ -32,6 +32,9 @@ from tokloom.grammar.json_schema.shapes import (
 SHAPES = 2000
 """How many alternatives a schema may have."""
 
+AHEAD = 4
+"""How deep looks ahead for empty nodes, each of which may need others, are nested."""
+
 
 @dataclass(frozen=True)
 class Unenforced:
@@ -62,6 +65,7 @@ class Forms:
         self._active: set[Literal] = set()
         self._wholes: dict[Node, Whole] = {}
         self._simplified: dict[Node, Node] = {}
+        self._ahead = 0  # how deep the looks ahead for empty nodes are nested
 
     # Nodes
 
@@ -243,13 +247,15 @@ class Forms:
         """Whether it is certain that the node has no values; looks down by `depth` levels."""
         if node is IMPOSSIBLE:
             return True
-        if depth == 0 or not node:
+        if depth == 0 or not node or self._ahead == AHEAD:
             return False
+        self._ahead += 1
         try:
-            shapes = self.expand(node)
+            return all(self.is_empty_shape(shape, depth - 1) for shape in self.expand(node))
         except _EndlessError:  # what is being worked out right now has a property of this node: nothing is certain yet
             return False
-        return all(self.is_empty_shape(shape, depth - 1) for shape in shapes)
+        finally:
+            self._ahead -= 1
 
     def is_empty_shape(self, shape: Shape, depth: int = 2) -> bool:
         """Whether it is certain that no value has the shape."""
