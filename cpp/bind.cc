@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bind_grammar.h"
 #include "linear.h"
 #include "token_trie.h"
 
@@ -59,6 +60,8 @@ NB_MODULE(_core, m) {
   m.doc() = "The C++ core of tokloom.";
   // A vocabulary that lives as long as the process is no leak, and the report would go to the user's terminal.
   nb::set_leak_warnings(false);
+
+  tokloom::bind_grammar(m);
 
   m.def("kernels", [] { return tokloom::kernels().name; });
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tokloom.errors import ArgumentError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -131,6 +133,31 @@ class Matcher(ABC):
     @abstractmethod
     def is_complete(self) -> bool:
         """The output so far satisfies the constraint, so that it may end here."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """No token may come next, though the output is not complete. A constraint that leads into no dead end need
+        not say more."""
+        return False
+
+    def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
+        """The masks after each node of a draft tree, as `DraftTree` has them.
+
+        out: int32 (nodes, ceil(vocabulary / 32)); all zero for a node that the constraint forbids, and below it.
+        """
+        matchers: list[Matcher | None] = []
+        for token, parent, row in zip(tokens, parents, out, strict=True):
+            before = self if parent < 0 else matchers[parent]
+            matcher = before.fork() if before is not None else None
+            if matcher is not None:
+                try:
+                    matcher.accept(token)
+                    matcher.mask(row)
+                except ArgumentError:
+                    matcher = None
+            if matcher is None:
+                row[:] = 0
+            matchers.append(matcher)
 
 
 class Constraint(ABC):
