@@ -96,16 +96,18 @@ def spell_chars(ranges: Ranges) -> Expression:
     ways += [Literal(short) for point, short in _SHORT.items() if any(low <= point <= high for low, high in ranges)]
     long = intersection(ranges, _LONG)
     if long:
-        ways.append(Concat((Literal(b"\\u"), _codes(_CODE, long))))
+        ways.append(Concat((Literal(b"\\u"), _codes(False, long))))
     pairs = intersection(ranges, _PAIRS)
     if pairs:
         moved = tuple((low - 0x10000, high - 0x10000) for low, high in pairs)
-        ways.append(Concat((Literal(b"\\u"), _codes(_PAIR, moved))))
+        ways.append(Concat((Literal(b"\\u"), _codes(True, moved))))
     return NOTHING if not ways else ways[0] if len(ways) == 1 else Either(tuple(ways))
 
 
-def _codes(places: tuple[tuple[bytes, ...], ...], ranges: Ranges) -> Automaton:
+@lru_cache(maxsize=1000)
+def _codes(paired: bool, ranges: Ranges) -> Automaton:
     """The automaton of the codes of all numbers in the ranges: a trie in which equal branches are one."""
+    places = _PAIR if paired else _CODE
     sizes = [1]
     for place in reversed(places):
         sizes.append(sizes[-1] * len(place))
@@ -124,15 +126,22 @@ def _codes(places: tuple[tuple[bytes, ...], ...], ranges: Ranges) -> Automaton:
             steps = []
             for digit, spelled in enumerate(places[depth]):
                 start = digit * size
-                part = intersection(inside, ((start, start + size - 1),))
+                part = _part(inside, start, start + size - 1)
                 if part:
-                    to = state(depth + 1, tuple((low - start, high - start) for low, high in part))
+                    to = state(depth + 1, part)
                     steps += [(byte, byte, to) for byte in spelled]
             edges[number] = _joined(sorted(steps))
         return number
 
     state(0, ranges)
     return Automaton(tuple(edges), frozenset(n for (depth, _), n in states.items() if depth == len(places)))
+
+
+def _part(ranges: Ranges, first: int, last: int) -> Ranges:
+    """What of the ranges lies between two numbers, counted from the first."""
+    return tuple(
+        (max(low, first) - first, min(high, last) - first) for low, high in ranges if low <= last and high >= first
+    )
 
 
 def _joined(steps: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
