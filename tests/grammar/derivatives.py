@@ -29,12 +29,18 @@ from tokloom.grammar.expression import (
 Rules = Mapping[str, Expression]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class _Running:
-    """An automaton in a state of it."""
+    """An automaton in a state of it. Compared by the automaton's identity, as large ones take long to hash."""
 
     automaton: Automaton
     state: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Running) and self.automaton is other.automaton and self.state == other.state
+
+    def __hash__(self) -> int:
+        return hash((id(self.automaton), self.state))
 
 
 def walk(expression: Expression, data: bytes, start: int) -> tuple[set[int], bool]:

@@ -34,6 +34,8 @@ from tokloom.grammar.expression import (
     Special,
 )
 
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 20000))  # a list by right recursion goes down once an item
+
 
 def special(token: str) -> bytes:
     """What stands for a special token in the data."""
@@ -57,6 +59,9 @@ def is_empty(grammar: Grammar) -> bool:
     return not is_prefix(grammar, b"")
 
 
+_last: list = [None, {}]
+
+
 class _Span:
     """What is known of an expression at a start: where it may end, and whether it may run past the data's end."""
 
@@ -72,10 +77,11 @@ class _Spans:
         self.grammar, self.data = grammar, data
         self.known: dict[tuple[int, int], _Span] = {}  # by the expression's id: hashing would walk it all
         self.plain: dict[int, Expression] = {}
-        self.productive = _productive(grammar)
+        if _last[0] is not grammar:  # most tests ask many times about one grammar
+            _last[:] = grammar, _productive(grammar)
+        self.productive = _last[1]
         self.done: set[tuple[int, int]] = set()
         self.changed = self.cyclic = False
-        sys.setrecursionlimit(max(sys.getrecursionlimit(), 20000))
 
     def solve(self, expression: Expression, start: int) -> _Span:
         while True:

@@ -75,7 +75,10 @@ def translate(
     document = Document(schema, resources, draft)
     forms = Forms(document, lenient=lenient, formats=formats)
     compiler = Compiler(forms, Layout(whitespace), property_order)
-    grammar = Grammar(compiler.value(forms.node(document.root), 0), compiler.rules)
+    try:
+        grammar = Grammar(compiler.value(forms.node(document.root), 0), compiler.rules)
+    except RecursionError:
+        raise document.root.error("the schema is nested too deeply when written out") from None
     if grammar.start == NOTHING or (compiler.recursive and not is_productive(grammar)):
         raise document.root.error("no value is valid by this schema", hint="Its keywords contradict each other.")
     return Translation(grammar, tuple(forms.unenforced))

@@ -36,6 +36,9 @@ from tokloom.grammar.json_schema.shapes import (
 )
 from tokloom.grammar.json_schema.spelling import spell_text
 
+NODES = 10_000
+"""How many different parts, each a schema or schemas together, a grammar may have."""
+
 Order = Choice["any", "schema"]
 
 _SIMPLE: dict[str, Expression] = {
@@ -80,6 +83,11 @@ class Compiler:
                 taken = self._active[key] = self.name(node, depth)
             return Ref(taken)
         simple = self._simple(node)
+        if len(self._known) > NODES:
+            raise self.forms.document.root.error(
+                f"the schema has more than {NODES} parts when written out",
+                hint="Fewer or simpler branches in anyOf, oneOf, not and if would help.",
+            )
         if simple is None:
             self._active[key] = None
             ways = [self.shape(shape, depth) for shape in self.forms.expand(node)]

@@ -32,6 +32,9 @@ from tokloom.grammar.json_schema.shapes import (
 SHAPES = 2000
 """How many alternatives a schema may have."""
 
+AHEAD = 4
+"""How deep looks ahead for empty nodes, each of which may need others, are nested."""
+
 
 @dataclass(frozen=True)
 class Unenforced:
@@ -40,6 +43,10 @@ class Unenforced:
     pointer: str
     keyword: str
     reason: str
+
+
+class _EndlessError(GrammarError):
+    """A schema applies itself to the same value."""
 
 
 class Forms:
@@ -58,6 +65,7 @@ class Forms:
         self._active: set[Literal] = set()
         self._wholes: dict[Node, Whole] = {}
         self._simplified: dict[Node, Node] = {}
+        self._ahead = 0  # how deep the looks ahead for empty nodes are nested
 
     # Nodes
 
@@ -154,7 +162,9 @@ class Forms:
         schema, positive = literal
         if literal in self._active:
             where = schema if isinstance(schema, Schema) else self.document.root
-            raise where.error("this schema refers to itself without end", hint="No value could ever be checked by it.")
+            raise _EndlessError(
+                where.pointer, "this schema refers to itself without end", "No value could ever be checked by it."
+            )
         self._active.add(literal)
         try:
             if not positive:
@@ -226,8 +236,6 @@ class Forms:
         known = self._simplified.get(node)
         if known is None:
             known = node
-            if any(literal in self._active for literal in node):
-                return node
             for literal in [literal for literal in node if not literal[1]]:
                 rest = known - {literal}
                 if rest and self.is_empty(both(rest, frozenset({(literal[0], True)}))):
@@ -239,9 +247,15 @@ class Forms:
         """Whether it is certain that the node has no values; looks down by `depth` levels."""
         if node is IMPOSSIBLE:
             return True
-        if depth == 0 or not node or any(literal in self._active for literal in node):
+        if depth == 0 or not node or self._ahead == AHEAD:
             return False
-        return all(self.is_empty_shape(shape, depth - 1) for shape in self.expand(node))
+        self._ahead += 1
+        try:
+            return all(self.is_empty_shape(shape, depth - 1) for shape in self.expand(node))
+        except _EndlessError:  # what is being worked out right now has a property of this node: nothing is certain yet
+            return False
+        finally:
+            self._ahead -= 1
 
     def is_empty_shape(self, shape: Shape, depth: int = 2) -> bool:
         """Whether it is certain that no value has the shape."""

@@ -6,9 +6,9 @@ makes is accepted, and no character has a spelling that only complicates masks:
     U+0020 and above, without " and \\      itself
     " \\ backspace, tab, line feed, form feed, carriage return      their short escapes
     other control characters               \\u00XX
-    U+0080 and above                       also \\uXXXX, as a pair of surrogates where needed, hex digits in either case
+    U+007F and above                       also \\uXXXX, as a pair of surrogates where needed, hex digits in either case
 
-So ASCII has one spelling (no \\/, no \\u0041). Lone surrogates are not text, and never produced.
+So printable ASCII has one spelling (no \\/, no \\u0041). Lone surrogates are not text, and never produced.
 
 Every spelling is of one text only: intersections and differences of texts are those of their spellings.
 """
@@ -34,7 +34,7 @@ from tokloom.grammar.expression import (
 
 _SHORT = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r", 0x22: b'\\"', 0x5C: b"\\\\"}
 _RAW: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF))
-_LONG: Ranges = ((0x00, 0x07), (0x0B, 0x0B), (0x0E, 0x1F), (0x80, 0xD7FF), (0xE000, 0xFFFF))
+_LONG: Ranges = ((0x00, 0x07), (0x0B, 0x0B), (0x0E, 0x1F), (0x7F, 0xD7FF), (0xE000, 0xFFFF))
 _PAIRS: Ranges = ((0x10000, 0x10FFFF),)
 _HEX = tuple((b"0123456789"[d : d + 1] if d < 10 else bytes((55 + d, 87 + d))) for d in range(16))
 _CODE = (_HEX,) * 4
@@ -74,7 +74,7 @@ def spell_text(text: str) -> Expression:
         point = ord(character)
         if point in _SHORT:
             plain += _SHORT[point]
-        elif 0x20 <= point < 0x80:
+        elif 0x20 <= point < 0x7F:
             plain += character.encode()
         else:
             if plain:
@@ -96,16 +96,18 @@ def spell_chars(ranges: Ranges) -> Expression:
     ways += [Literal(short) for point, short in _SHORT.items() if any(low <= point <= high for low, high in ranges)]
     long = intersection(ranges, _LONG)
     if long:
-        ways.append(Concat((Literal(b"\\u"), _codes(_CODE, long))))
+        ways.append(Concat((Literal(b"\\u"), _codes(False, long))))
     pairs = intersection(ranges, _PAIRS)
     if pairs:
         moved = tuple((low - 0x10000, high - 0x10000) for low, high in pairs)
-        ways.append(Concat((Literal(b"\\u"), _codes(_PAIR, moved))))
+        ways.append(Concat((Literal(b"\\u"), _codes(True, moved))))
     return NOTHING if not ways else ways[0] if len(ways) == 1 else Either(tuple(ways))
 
 
-def _codes(places: tuple[tuple[bytes, ...], ...], ranges: Ranges) -> Automaton:
+@lru_cache(maxsize=1000)
+def _codes(paired: bool, ranges: Ranges) -> Automaton:
     """The automaton of the codes of all numbers in the ranges: a trie in which equal branches are one."""
+    places = _PAIR if paired else _CODE
     sizes = [1]
     for place in reversed(places):
         sizes.append(sizes[-1] * len(place))
@@ -124,15 +126,22 @@ def _codes(places: tuple[tuple[bytes, ...], ...], ranges: Ranges) -> Automaton:
             steps = []
             for digit, spelled in enumerate(places[depth]):
                 start = digit * size
-                part = intersection(inside, ((start, start + size - 1),))
+                part = _part(inside, start, start + size - 1)
                 if part:
-                    to = state(depth + 1, tuple((low - start, high - start) for low, high in part))
+                    to = state(depth + 1, part)
                     steps += [(byte, byte, to) for byte in spelled]
             edges[number] = _joined(sorted(steps))
         return number
 
     state(0, ranges)
     return Automaton(tuple(edges), frozenset(n for (depth, _), n in states.items() if depth == len(places)))
+
+
+def _part(ranges: Ranges, first: int, last: int) -> Ranges:
+    """What of the ranges lies between two numbers, counted from the first."""
+    return tuple(
+        (max(low, first) - first, min(high, last) - first) for low, high in ranges if low <= last and high >= first
+    )
 
 
 def _joined(steps: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
