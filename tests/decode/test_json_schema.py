@@ -25,16 +25,12 @@ POINT: dict[str, Any] = {
 
 
 class Point(BaseModel):
-    model_config = {"extra": "forbid"}
-
     x: int
     flag: bool = True
 
 
 @dataclass
 class Pair:
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
-
     left: bool
     right: bool
 

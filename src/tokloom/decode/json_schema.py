@@ -18,10 +18,11 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from tokloom.errors import SpecError
+from tokloom.errors import ArgumentError, SpecError
 from tokloom.grammar.constraint import GrammarConstraint, one_of, read_text
 from tokloom.grammar.expression import Grammar
 from tokloom.grammar.json_schema import from_json_schema
+from tokloom.grammar.python_types import PythonType, python_type
 from tokloom.registry import method
 
 
@@ -30,7 +31,7 @@ class JsonSchema(GrammarConstraint):
     """Constrains the output to JSON that `schema` allows."""
 
     schema: Any = None
-    """The schema: JSON data or text, or a type (pydantic model, dataclass, TypedDict), which `parsed` then is."""
+    """The schema: JSON data or text, or a type (pydantic model, dataclass, TypedDict, function), for `parsed` too."""
     path: str | None = None
     """A file with the schema, in place of `schema`."""
     whitespace: Literal["free", "compact"] | int = "free"
@@ -42,25 +43,22 @@ class JsonSchema(GrammarConstraint):
 
     def build(self) -> Grammar:
         given = one_of("json_schema", schema=self.schema, path=self.path)
-        schema = self._type_schema(self.schema) if given == "schema" else read_text(self.path or "")
+        kind = self._kind()
+        schema = kind.schema if kind is not None else self.schema if given == "schema" else read_text(self.path or "")
         return from_json_schema(
             schema, whitespace=self.whitespace, property_order=self.property_order, lenient=self.lenient
         )
 
-    def _type_schema(self, schema: Any) -> Any:
-        if isinstance(schema, dict | bool | str):
-            return schema
-        import pydantic
-
+    def _kind(self) -> PythonType | None:
+        """The type that stands for the schema, if one does."""
+        if self.schema is None or isinstance(self.schema, dict | bool | str):
+            return None
         try:
-            return pydantic.TypeAdapter(schema).json_schema()
-        except (pydantic.PydanticUserError, pydantic.errors.PydanticInvalidForJsonSchema) as error:
-            raise SpecError("json_schema:schema", schema, f"JSON data or a type that has a schema ({error})") from None
+            return python_type(self.schema)
+        except ArgumentError as error:
+            raise SpecError("json_schema:schema", self.schema, f"JSON data or {error.valid}", error.hint) from None
 
     def parse(self, text: str) -> Any:
-        """The output's value; an object of the type that stood for the schema."""
-        if self.path is not None or isinstance(self.schema, dict | bool | str):
-            return json.loads(text)
-        import pydantic
-
-        return pydantic.TypeAdapter(self.schema).validate_json(text)
+        """The output's value; of the type that stood for the schema, if one did."""
+        kind = self._kind()
+        return json.loads(text) if kind is None else kind.parse(text)
