@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic import BaseModel
 
@@ -109,3 +111,67 @@ def test_refusals(options: dict[str, Any], error: type[Exception], complaint: st
     with pytest.raises(error) as caught:
         JsonSchema(**options)
     assert complaint in str(caught.value)
+
+
+def some_schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:
+    """A schema of the kinds that people ask models for."""
+    kinds = ["string", "integer", "number", "boolean", "enum", "date", "pattern"]
+    kind = draw.choice(kinds if depth > 1 else [*kinds[:4], "object", "object", "array", "any_of"])
+    if depth == 0:
+        kind = "object"
+    match kind:
+        case "object":
+            names = draw.sample(["name", "age", "city", "tags", "price", "kind", "note", "when"], draw.randint(1, 4))
+            return {
+                "type": "object",
+                "properties": {name: some_schema(draw, depth + 1) for name in names},
+                "required": names[: draw.randint(1, len(names))],
+                "additionalProperties": False,
+            }
+        case "array":
+            return {
+                "type": "array",
+                "items": some_schema(draw, depth + 1),
+                "minItems": 1,
+                "maxItems": draw.randint(1, 3),
+            }
+        case "any_of":
+            return {"anyOf": [some_schema(draw, depth + 1), {"type": "null"}]}
+        case "enum":
+            return {"enum": draw.sample(["red", "green", 7, None, "x y"], 3)}
+        case "date":
+            return {"type": "string", "format": "date"}
+        case "pattern":
+            return {
+                "type": "string",
+                "pattern": draw.choice(["^[A-Z]{2}-[0-9]{3}$", "^[a-z ]{1,12}$", "^(?!no)[a-z]{3,9}$"]),
+            }
+        case "string":
+            return {"type": "string", "maxLength": draw.randint(3, 20)}
+        case "integer":
+            return {"type": "integer", "minimum": draw.randint(-5, 5), "maximum": draw.randint(20, 2000)}
+        case "number":
+            return {"type": "number", "exclusiveMinimum": 0, "maximum": draw.choice([1, 99.5])}
+    return {"type": kind}
+
+
+@pytest.mark.paper
+@pytest.mark.timeout(3600)
+def test_effect_valid_or_cut_over_100_schemas(smollm2: LanguageModel) -> None:
+    engine, ended = Engine(smollm2), 0
+    for seed in range(100):
+        schema = some_schema(random.Random(seed))
+        question = f"Make up an example of this JSON Schema: {json.dumps(schema)}"
+        result = engine.generate(
+            messages=[{"role": "user", "content": question}],
+            constraint=JsonSchema(schema=schema),
+            sampling=Sampling(max_new_tokens=100),
+        )
+        if result.stop_reason == "end":
+            ended += 1
+            assert result.parsed == json.loads(result.text)
+            jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(result.parsed)
+        else:
+            assert result.stop_reason == "length"
+            assert result.parsed is None
+    assert ended > 50
