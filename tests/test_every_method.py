@@ -90,6 +90,7 @@ def test_every_policy_composes_with_every_drafter(
         (Sampling(max_new_tokens=24), None),
         (Sampling(max_new_tokens=24, temperature=1.2, top_p=0.9, seed=5), None),
         (Sampling(max_new_tokens=24), 'choices:options=["three three seven","four"]'),
+        (Sampling(max_new_tokens=24, temperature=1.2, seed=6), 'regex:pattern="(one |two three ){2,6}[a-z]*!"'),
     ):
         plain = Engine(model, attention=policy(attention)).generate(PROMPT, sampling=sampling, constraint=constraint)
         engine = Engine(model, attention=policy(attention), drafter=drafter)

@@ -38,6 +38,11 @@ def test_grammars_of_all_notations() -> None:
     check(grammar("x = 'c'; y = 'd';", "ebnf", start="y").grammar, ["d"], ["c"])
 
 
+def test_schemas() -> None:
+    spec = combine.schema({"enum": [1, 2]}) + ";" + combine.schema({"type": "boolean"}, whitespace="compact")
+    check(spec.grammar, ["1;true", "2;false"], ["3;true", "1;", "1"])
+
+
 def test_unbounded_and_recursive_repeats() -> None:
     nested = grammar('root ::= "(" root ")" | "x"').repeat(2)
     check(nested.grammar, ["xx", "(x)x((x))"], ["x", ""])

@@ -45,6 +45,8 @@ LANGUAGES = [
     ('start: head "!"\nhead[suffix="."]: /.*/', ["a.!"], ["a..!", "a!"]),
     (r'start: /(?!if\b)[a-z]+/', ["iff", "a"], ["if"]),
     ("%import common (INT, WORD)\nstart: INT | WORD", ["12", "ab"], ["1a"]),
+    ('start: "x" %json {"enum": [1, {"a": 2}]} "y" | %json {"$ref": "#/$defs/b", "$defs": {"b": {"type": "boolean"}}}',
+     ["x1y", 'x{"a": 2}y', "true"], ["x2y", "x1", "1"]),
     (r'start: "\u00e9\x41\"\\"', ['éA"\\'], ["e"]),
 ]  # fmt: skip
 
@@ -109,6 +111,8 @@ def test_common(name: str) -> None:
         ('start: "a" -> 1', "line 1, column 15", "the name of an alias"),
         ('start: "a"~3..2', "line 1, column 11", "larger"),
         ("start: %json {", "line 1, column 15", "JSON was expected"),
+        ('start: %json {"type": "x"}', "line 1, column 8", "the schema is not usable: #/type"),
+        ("start: A\nA: %json {}", "line 2, column 4", "can't stand in a terminal"),
         (r'start: "\q"', "line 1, column 10", r"\q is no escape"),
     ],
 )
