@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grammar.languages import check
+from tests.grammar.random_grammars import TEXTS, TREES, check_against_regex
 from tokloom.errors import GrammarError
 from tokloom.grammar.ebnf import parse_ebnf
 
@@ -84,3 +86,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_endless_quantifiers_are_refused() -> None:
     with pytest.raises(GrammarError, match="nests too deep"):
         parse_ebnf('a ::= "x"' + "?*" * 5000 + ' | "b"')
+
+
+@settings(max_examples=60, deadline=None)
+@given(TREES, TEXTS)
+def test_random_grammars(tree: Any, texts: list[str]) -> None:
+    check_against_regex(tree, "ebnf", texts)

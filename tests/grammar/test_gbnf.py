@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.grammar.languages import check
 from tests.grammar.naive import is_prefix, matches, special
+from tests.grammar.random_grammars import TEXTS, TREES, check_against_regex
 from tokloom.errors import ArgumentError, GrammarError
 from tokloom.grammar.expression import Chars, Grammar, Repeat
 from tokloom.grammar.gbnf import parse_gbnf
@@ -103,42 +105,10 @@ def test_text_is_needed() -> None:
         parse_gbnf(b"root ::= x")  # type: ignore[arg-type]
 
 
-def _written(pattern: tuple[object, ...]) -> tuple[str, str]:
-    """A random expression as GBNF and as a regular expression."""
-    kind, *parts = pattern
-    if kind == "text":
-        return f'"{parts[0]}"', str(parts[0])
-    if kind == "class":
-        return f"[{parts[0]}]", f"[{parts[0]}]"
-    inner = [_written(part) for part in parts[0]]  # type: ignore[attr-defined]
-    joint = " " if kind == "concat" else " | "
-    gbnf = "(" + joint.join(g for g, _ in inner) + ")"
-    regex = "(?:" + ("" if kind == "concat" else "|").join(r for _, r in inner) + ")"
-    return gbnf + str(parts[1]), regex + str(parts[1])
-
-
-LEAVES = st.one_of(
-    st.tuples(st.just("text"), st.text("ab", min_size=1, max_size=2)),
-    st.tuples(st.just("class"), st.sampled_from(["a", "ab", "^a", "a-c"])),
-)
-TREES = st.recursive(
-    LEAVES,
-    lambda inner: st.tuples(
-        st.sampled_from(["concat", "either"]),
-        st.lists(inner, min_size=1, max_size=3),
-        st.sampled_from(["", "?", "*", "+", "{2}", "{1,2}", "{2,}"]),
-    ),
-    max_leaves=5,
-)
-
-
 @settings(max_examples=60, deadline=None)
-@given(TREES, st.lists(st.text("abc", max_size=5), min_size=3, max_size=3))
-def test_random_grammars(tree: tuple[object, ...], texts: list[str]) -> None:
-    gbnf, regex = _written(tree)
-    grammar = parse_gbnf(f"root ::= {gbnf}")
-    for text in texts:
-        assert matches(grammar, text.encode()) == bool(re.fullmatch(regex, text))
+@given(TREES, TEXTS)
+def test_random_grammars(tree: Any, texts: list[str]) -> None:
+    check_against_regex(tree, "gbnf", texts)
 
 
 @settings(max_examples=300, deadline=None)

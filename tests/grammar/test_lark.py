@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.grammar.languages import check
 from tests.grammar.naive import matches, special
+from tests.grammar.random_grammars import TEXTS, TREES, check_against_regex
 from tokloom.errors import GrammarError
 from tokloom.grammar.lark import parse_lark
 from tokloom.grammar.lark_terminals import COMMON, common
@@ -136,3 +138,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_endless_quantifiers_are_refused() -> None:
     with pytest.raises(GrammarError, match="nests too deep"):
         parse_lark('start: "a"' + "?*" * 5000 + ' | "b"')
+
+
+@settings(max_examples=60, deadline=None)
+@given(TREES, TEXTS)
+def test_random_grammars(tree: Any, texts: list[str]) -> None:
+    check_against_regex(tree, "lark", texts)
