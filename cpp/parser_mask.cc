@@ -99,7 +99,11 @@ const ConfigurationMask& Parser::mask(const Configuration* at) {
   const std::lock_guard<std::mutex> locked(lexer_->mutex);
   if (const ConfigurationMask* known = at->mask.load(std::memory_order_acquire)) return *known;
   auto made = std::make_unique<ConfigurationMask>();
-  MaskBuilder(*this, *made).build(at);
+  if (lexer_->vocabulary.writes_all()) {
+    MaskBuilder(*this, *made).build(at);
+  } else {
+    add_finishing(at, *made);
+  }
   charge(sizeof(ConfigurationMask) + 32 + 4 * (made->tokens.capacity() + made->words.capacity()));
   masks_.push_back(std::move(made));
   at->mask.store(masks_.back().get(), std::memory_order_release);
