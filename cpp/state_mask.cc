@@ -77,6 +77,11 @@ class Lexer::Walk {
         n += node.skip;
         continue;
       }
+      if (lexer_.stays_a_while(row, n)) {
+        split(n, row.loops_slack, [](const uint32_t*, const uint32_t*) {}, [&](uint32_t outside) { clear(outside); });
+        n += node.skip;
+        continue;
+      }
       if (next == beside || same_below(next, beside, n)) {
         if (row.nullable == regexes_.nullable(beside)) {
           drop_to(n + 1);
@@ -134,6 +139,11 @@ class Lexer::Walk {
         continue;
       }
       take(trie_.keys_begin(n), trie_.keys_end(n));
+      if (lexer_.stays_a_while(row, n)) {
+        split(n, row.loops_slack, [&](const uint32_t* begin, const uint32_t* end) { take(begin, end); }, [](uint32_t) {});
+        n += node.skip;
+        continue;
+      }
       if (jumps(n, row)) {
         open_.push_back({n, next});
         n += node.skip;
@@ -141,6 +151,25 @@ class Lexer::Walk {
       }
       levels.push_back({n + node.skip, next, &row, row.nullable});
       ++n;
+    }
+  }
+
+  // Tokens below a node of at most `slack` characters from it, and the subtrees of longer ones.
+  template <class Inside, class Outside>
+  void split(uint32_t root, uint32_t slack, Inside&& inside, Outside&& outside) const {
+    const uint32_t deepest = index_.depth_in_characters(root) + slack;
+    for (uint32_t n = root + 1; n < trie_.end(root);) {
+      const uint32_t depth = index_.depth_in_characters(n);
+      if (depth > deepest) {
+        outside(n);
+        n = trie_.end(n);
+      } else if (depth + index_.height_in_characters(n) <= deepest) {
+        inside(trie_.keys_begin(n), trie_.subtree_end(n));
+        n = trie_.end(n);
+      } else {
+        inside(trie_.keys_begin(n), trie_.keys_end(n));
+        ++n;
+      }
     }
   }
 
@@ -236,16 +265,16 @@ void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
     if (base.next[byte] == home) set.set(byte);
   });
   if (!set.empty()) row.loops = vocabulary.kinds_within(set);
-  row.loops_utf8 = row.loops;
+  row.loops_as_characters = row.loops & ~VocabularyIndex::kBeyondAscii;
   for (int kind = 0; kind < VocabularyIndex::kKinds; ++kind) {
     const ByteSet& leads = vocabulary.members(kind);
-    if (leads.empty() || leads.first() < 0xC0) continue;
+    if (leads.empty() || leads.first() < 0xC0 || (row.loops >> kind & 1) != 0) continue;
     bool good = true;
     leads.each([&](uint8_t byte) {
       const uint8_t utf8 = Utf8::next(0, byte);
       good = good && (utf8 == Utf8::kBad || (base.live.test(byte) && returns(home, base.next[byte], utf8)));
     });
-    if (good) row.loops_utf8 |= uint64_t{1} << kind | uint64_t{1} << VocabularyIndex::kContinuation;
+    if (good) row.loops_as_characters |= uint64_t{1} << kind | uint64_t{1} << VocabularyIndex::kContinuation;
   }
 }
 

@@ -46,8 +46,12 @@ class Lexer {
   bool stays(RegexSet::Id state, const RegexSet::Row& row, uint32_t node) {
     if (!row.loops_known) find_loops(state, row);
     const uint64_t kinds = vocabulary.kinds_below(node);
-    if ((kinds & ~row.loops_utf8) != 0 || row.loops_slack < vocabulary.height(node)) return false;
-    return (kinds & ~row.loops) == 0 || vocabulary.well_formed_below(node);
+    if ((kinds & ~row.loops) == 0 && row.loops_slack >= vocabulary.height(node)) return true;
+    return stays_a_while(row, node) && row.loops_slack >= vocabulary.height_in_characters(node);
+  }
+  // The same for tokens of no more characters below the node than the row's slack. After `stays` only.
+  bool stays_a_while(const RegexSet::Row& row, uint32_t node) const {
+    return (vocabulary.kinds_below(node) & ~row.loops_as_characters) == 0 && vocabulary.well_formed_below(node);
   }
   size_t memory() const { return regexes.memory() + memory_; }
 
