@@ -4,8 +4,14 @@
 
 namespace tokloom {
 
+namespace {
+
+constexpr size_t kManyBeyond = 2048;  // nodes beyond ends, from which on it pays to know what stays inside anyway
+
+}  // namespace
+
 size_t StateMask::memory() const {
-  size_t bytes = sizeof(StateMask) + 4 * (words.capacity() + tokens.capacity() + beyond.capacity());
+  size_t bytes = sizeof(StateMask) + 4 * (words.capacity() + tokens.capacity() + beyond.capacity() + outside.capacity());
   for (const Group& group : groups) bytes += sizeof(Group) + 4 * (group.tokens.capacity() + group.nodes.capacity());
   return bytes;
 }
@@ -207,6 +213,7 @@ class Lexer::Walk {
   void finish() {
     if (!std::is_sorted(out_.beyond.begin(), out_.beyond.end())) std::sort(out_.beyond.begin(), out_.beyond.end());
     out_.beyond.erase(std::unique(out_.beyond.begin(), out_.beyond.end()), out_.beyond.end());
+    if (out_.wide && out_.beyond.size() > kManyBeyond) find_outside();
     uint32_t counts[256] = {};
     for (const uint32_t node : out_.beyond) ++counts[trie_.node(node).byte];
     uint32_t place[256] = {};
@@ -218,12 +225,24 @@ class Lexer::Walk {
     }
     for (const uint32_t node : out_.beyond) {
       StateMask::Group& group = out_.groups[place[trie_.node(node).byte]];
-      group.tokens.insert(group.tokens.end(), trie_.keys_begin(node), trie_.keys_end(node));
-      if (trie_.node(node).skip > 1) group.nodes.push_back(node);
+      for (const uint32_t* token = trie_.keys_begin(node); token != trie_.keys_end(node); ++token) {
+        if (!out_.outside_known || !inside(*token)) group.tokens.push_back(*token);
+      }
+      if (trie_.node(node).skip > 1 && out_.any_outside_below(trie_, node)) group.nodes.push_back(node);
     }
     if (!out_.wide) {
       out_.beyond.clear();
       out_.beyond.shrink_to_fit();
+    }
+  }
+
+  bool inside(uint32_t token) const { return (out_.words[token / 32] >> token % 32 & 1) != 0; }
+
+  void find_outside() {
+    out_.outside_known = true;
+    const std::vector<uint32_t>& sorted = trie_.sorted_keys();
+    for (uint32_t place = 0; place < sorted.size(); ++place) {
+      if (!inside(sorted[place])) out_.outside.push_back(place);
     }
   }
 

@@ -6,6 +6,7 @@
 // the groups whose byte it can begin with.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -22,6 +23,7 @@ struct StateMask {
     uint8_t byte;
     std::vector<uint32_t> tokens;  // that end at one of them
     std::vector<uint32_t> nodes;   // that have children
+    // Without tokens that stay inside on another way, and nodes with only such tokens below.
   };
 
   bool wide = false;             // as bits, else as a list
@@ -31,6 +33,17 @@ struct StateMask {
   std::vector<Group> groups;     // ascending by byte
   ByteSet group_bytes;
 
+  // Places, among the trie's keys, of the tokens that do not stay inside; if `outside_known`.
+  std::vector<uint32_t> outside;
+  bool outside_known = false;
+
+  // Some token strictly below the node does not stay inside, or it isn't known.
+  bool any_outside_below(const ByteTrie& trie, uint32_t node) const {
+    if (!outside_known) return true;
+    const auto place = std::lower_bound(outside.begin(), outside.end(),
+                                        static_cast<uint32_t>(trie.keys_end(node) - trie.sorted_keys().data()));
+    return place != outside.end() && *place < trie.subtree_last_place(node);
+  }
   size_t memory() const;
 };
 
