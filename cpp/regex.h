@@ -36,6 +36,7 @@ class RegexSet {
     mutable uint64_t loops = 0;
     mutable uint64_t loops_as_characters = 0;
     mutable uint32_t loops_slack = 0;
+    mutable bool loops_end = false;
   };
 
   // Strings with other bytes than these are left out of every set: no token can write them.

@@ -23,22 +23,7 @@ class Lexer::Walk {
       : lexer_(lexer), index_(lexer.vocabulary), trie_(index_.trie()), regexes_(lexer.regexes), out_(out) {}
 
   void run(RegexSet::Id state) {
-    open_.push_back({0, state});
-    while (!open_.empty()) {
-      const auto [node, at] = open_.back();
-      open_.pop_back();
-      const RegexSet::Row& row = regexes_.row(at);
-      if (jumps(node, row)) {
-        const bool ends = regexes_.nullable(at) && node != 0;
-        if (ends) add_children(node);
-        row.live.each([&](uint8_t byte) {
-          const uint32_t child = index_.child(node, byte);
-          if (child != ByteTrie::kNone) enter(child, row.next[byte]);
-        });
-      } else {
-        scan(node, at);
-      }
-    }
+    below(0, state);
     finish();
   }
 
@@ -83,7 +68,7 @@ class Lexer::Walk {
         n += node.skip;
         continue;
       }
-      if (lexer_.stays_a_while(row, n)) {
+      if (!row.loops_end && lexer_.stays_a_while(row, n)) {
         split(n, row.loops_slack, [](const uint32_t*, const uint32_t*) {}, [&](uint32_t outside) { clear(outside); });
         n += node.skip;
         continue;
@@ -107,13 +92,31 @@ class Lexer::Walk {
     return row.narrow && index_.children_end(node) - index_.children_begin(node) > 8;
   }
 
-  // `state` is that after the node's own byte.
-  void enter(uint32_t node, RegexSet::Id state) {
-    take(trie_.keys_begin(node), trie_.keys_end(node));
-    if (trie_.node(node).skip > 1) open_.push_back({node, state});
+  // All below a node, at which the state is, in preorder.
+  void below(uint32_t node, RegexSet::Id state) {
+    const RegexSet::Row& row = regexes_.row(state);
+    if (!jumps(node, row)) {
+      scan(node, state);
+      return;
+    }
+    const auto enter = [&](uint32_t child, RegexSet::Id next) {
+      take(trie_.keys_begin(child), trie_.keys_end(child));
+      if (trie_.node(child).skip > 1) below(child, next);
+    };
+    if (row.nullable && node != 0) {
+      for (uint32_t i = index_.children_begin(node); i < index_.children_end(node); ++i) {
+        out_.beyond.push_back(index_.child_node(i));
+        if (row.live.test(index_.child_byte(i))) enter(index_.child_node(i), row.next[index_.child_byte(i)]);
+      }
+    } else {
+      row.live.each([&](uint8_t byte) {
+        const uint32_t child = index_.child(node, byte);
+        if (child != ByteTrie::kNone) enter(child, row.next[byte]);
+      });
+    }
   }
 
-  // All below a node, in preorder, except what is better jumped through.
+  // The same node by node; where few of many children go on, `below` again. The recursion is no deeper than a token is long.
   void scan(uint32_t root, RegexSet::Id state) {
     struct Level {
       uint32_t end;
@@ -145,13 +148,13 @@ class Lexer::Walk {
         continue;
       }
       take(trie_.keys_begin(n), trie_.keys_end(n));
-      if (lexer_.stays_a_while(row, n)) {
+      if (!row.loops_end && lexer_.stays_a_while(row, n)) {
         split(n, row.loops_slack, [&](const uint32_t* begin, const uint32_t* end) { take(begin, end); }, [](uint32_t) {});
         n += node.skip;
         continue;
       }
       if (jumps(n, row)) {
-        open_.push_back({n, next});
+        below(n, next);
         n += node.skip;
         continue;
       }
@@ -176,12 +179,6 @@ class Lexer::Walk {
         inside(trie_.keys_begin(n), trie_.keys_end(n));
         ++n;
       }
-    }
-  }
-
-  void add_children(uint32_t node) {
-    for (uint32_t i = index_.children_begin(node); i < index_.children_end(node); ++i) {
-      out_.beyond.push_back(index_.child_node(i));
     }
   }
 
@@ -211,8 +208,6 @@ class Lexer::Walk {
   }
 
   void finish() {
-    if (!std::is_sorted(out_.beyond.begin(), out_.beyond.end())) std::sort(out_.beyond.begin(), out_.beyond.end());
-    out_.beyond.erase(std::unique(out_.beyond.begin(), out_.beyond.end()), out_.beyond.end());
     if (out_.wide && out_.beyond.size() > kManyBeyond) find_outside();
     uint32_t counts[256] = {};
     for (const uint32_t node : out_.beyond) ++counts[trie_.node(node).byte];
@@ -251,14 +246,12 @@ class Lexer::Walk {
   const ByteTrie& trie_;
   RegexSet& regexes_;
   StateMask& out_;
-  std::vector<std::pair<uint32_t, RegexSet::Id>> open_;
 };
 
 // All ways to finish the character that has begun lead to `home`.
 bool Lexer::returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8) {
   if (utf8 == 0) return state == home;
   const RegexSet::Row& row = regexes.row(state);
-  if (row.nullable) return false;
   RegexSet::Id last = RegexSet::kNothing;
   uint8_t last_utf8 = 0;
   bool good = true;
@@ -275,10 +268,9 @@ bool Lexer::returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8) {
 // Kinds of bytes that lead from the state to itself, counts aside, and characters that do so as a whole.
 void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
   row.loops_known = true;
-  if (row.nullable) return;
   const RegexSet::Id home = regexes.unbounded_head(state, row.loops_slack);
   const RegexSet::Row& base = regexes.row(home);
-  if (base.nullable) return;
+  row.loops_end = base.nullable;
   ByteSet set;
   base.live.each([&](uint8_t byte) {
     if (base.next[byte] == home) set.set(byte);

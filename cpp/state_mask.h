@@ -54,15 +54,15 @@ class Lexer {
   explicit Lexer(const VocabularyIndex& index) : vocabulary(index), regexes(index.alphabet()) {}
 
   const StateMask& mask(RegexSet::Id state);
-  // Whether all bytes below the trie's node lead the state, whose row this is, through states in which no string
-  // ends, so that all tokens there stay inside.
+  // Whether all tokens below the trie's node stay inside, since all their bytes lead the state, whose row this is,
+  // back to itself. Ends on the way don't matter then.
   bool stays(RegexSet::Id state, const RegexSet::Row& row, uint32_t node) {
     if (!row.loops_known) find_loops(state, row);
     const uint64_t kinds = vocabulary.kinds_below(node);
     if ((kinds & ~row.loops) == 0 && row.loops_slack >= vocabulary.height(node)) return true;
     return stays_a_while(row, node) && row.loops_slack >= vocabulary.height_in_characters(node);
   }
-  // The same for tokens of no more characters below the node than the row's slack. After `stays` only.
+  // The same for tokens of no more characters below the node than the row's slack.
   bool stays_a_while(const RegexSet::Row& row, uint32_t node) const {
     return (vocabulary.kinds_below(node) & ~row.loops_as_characters) == 0 && vocabulary.well_formed_below(node);
   }
