@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grammar.languages import check
-from tests.grammar.random_grammars import TEXTS, TREES, check_against_regex
+from tests.grammar.random_notations import TEXTS, TREES, check_against_regex
 from tokloom.errors import GrammarError
 from tokloom.grammar.ebnf import parse_ebnf
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.grammar.languages import check
 from tests.grammar.naive import is_prefix, matches, special
-from tests.grammar.random_grammars import TEXTS, TREES, check_against_regex
+from tests.grammar.random_notations import TEXTS, TREES, check_against_regex
 from tokloom.errors import ArgumentError, GrammarError
 from tokloom.grammar.expression import Chars, Grammar, Repeat
 from tokloom.grammar.gbnf import parse_gbnf

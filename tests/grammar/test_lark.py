@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.grammar.languages import check
 from tests.grammar.naive import matches, special
-from tests.grammar.random_grammars import TEXTS, TREES, check_against_regex
+from tests.grammar.random_notations import TEXTS, TREES, check_against_regex
 from tokloom.errors import GrammarError
 from tokloom.grammar.lark import parse_lark
 from tokloom.grammar.lark_terminals import COMMON, common
