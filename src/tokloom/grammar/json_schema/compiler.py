@@ -160,6 +160,8 @@ class Compiler:
             return numeral(NumberShape(shape.integer, shape.plain, shape.low, shape.high))
 
     def _string(self, shape: StringShape) -> Expression:
+        if shape.most is not None and shape.least > shape.most:
+            return NOTHING
         if shape.values is not None:
             ways = tuple(quoted(spell_text(value)) for value in sorted(shape.values))
             return ways[0] if len(ways) == 1 else Either(ways)

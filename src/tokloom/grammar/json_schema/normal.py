@@ -23,6 +23,7 @@ from tokloom.grammar.json_schema.shapes import (
     NumberShape,
     ObjectShape,
     Shape,
+    StringShape,
     Whole,
     all_shapes,
     both,
@@ -269,6 +270,8 @@ class Forms:
                 first = ceil(low[0]) if low[1] else floor(low[0]) + 1
                 last = floor(high[0]) if high[1] else ceil(high[0]) - 1
                 return first > last
+            case StringShape(least=least, most=most) if most is not None:
+                return least > most
         return False
 
     def property_node(self, shape: ObjectShape, name: str) -> Node:
