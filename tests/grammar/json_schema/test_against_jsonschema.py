@@ -107,6 +107,7 @@ CANNOT = (
     "can only be enforced",
     "without end",
     "leads back",
+    "too many alternatives",
 )
 """What the front end refuses, by its limits in `keywords`."""
 
