@@ -43,9 +43,8 @@ ByteSet all_bytes() {
 ByteSet more_after(const ByteSet& a_more, const Traits& b) {
   ByteSet both = a_more;
   both &= b.first;
-  if (!both.empty()) return all_bytes();  // where the first ends and the second begins is not certain
   ByteSet more = b.more;
-  if (b.nullable) {
+  if (b.nullable || !both.empty()) {  // or where the first ends and the second begins is not certain
     more |= b.first;
     more |= a_more;
   }
@@ -340,6 +339,18 @@ class Lowering {
     bool in_terminal;
   };
 
+  // The end of a terminal in the making.
+  struct End {
+    bool open = false;  // a wide repeat is in it that nothing has closed,
+    ByteSet more;       // and that may go on with these
+
+    void add(const Traits& t) {
+      more = more_after(more, t);
+      open = (open || t.wide) && !more.empty();
+      if (!open) more = {};
+    }
+  };
+
   // The items of a sequence, nested sequences opened up, with what is to be part of terminals.
   std::vector<Piece> pieces(uint32_t i) const {
     std::vector<uint32_t> flat;
@@ -355,13 +366,17 @@ class Lowering {
       }
     }
     std::vector<Piece> result;
-    bool open_before = false;  // the terminal so far ends in a wide repeat that nothing has closed
+    End end;
     for (const uint32_t at : flat) {
       const Traits& t = traits_[at];
-      const bool follows = open_before && t.regular && t.weight <= kMostOpen;
+      const bool follows = end.open && t.regular && t.weight <= kMostOpen;
       const bool leads = t.regular && t.wide && t.open() && t.weight <= kMostOpen;
       result.push_back({at, whole(at) || follows || leads});
-      open_before = result.back().in_terminal && ((t.wide && t.open()) || (open_before && t.nullable));
+      if (result.back().in_terminal) {
+        end.add(t);
+      } else {
+        end = {};
+      }
     }
     return result;
   }
@@ -534,35 +549,27 @@ class Lowering {
       parts.push_back(rules_.terminal(made));
       terminal.clear();
     };
-    bool open = false;  // the terminal ends in a wide repeat that nothing has closed,
-    ByteSet more;       // which may go on with these
+    End end;
     for (const Piece& piece : pieces(i)) {
       const Form::Node& node = form_.nodes[piece.node];
       const Traits& t = traits_[piece.node];
       if (!piece.in_terminal) {
         flush();
-        open = false;
+        end = {};
         parts.push_back(lowered_[piece.node]);
         continue;
       }
-      if (open && node.kind == Kind::literal && !node.data.empty()) {
-        // The byte that closes the repeat is enough; if it may be part of the repeat, all of the literal tells more.
-        const bool closes = !more.test(static_cast<uint8_t>(node.data[0]));
-        const size_t taken = closes ? 1 : node.data.size();
-        terminal.push_back(regexes_.literal(std::string_view(node.data).substr(0, taken)));
+      const bool was_open = end.open;
+      end.add(t);
+      if (was_open && !end.open && node.kind == Kind::literal && !node.data.empty()) {
+        // The byte that closes the repeat is enough: what comes after it is another terminal.
+        terminal.push_back(regexes_.literal(std::string_view(node.data).substr(0, 1)));
         flush();
-        open = false;
-        if (taken < node.data.size()) terminal.push_back(regexes_.literal(std::string_view(node.data).substr(taken)));
+        if (node.data.size() > 1) terminal.push_back(regexes_.literal(std::string_view(node.data).substr(1)));
         continue;
       }
       terminal.push_back(regex_[piece.node]);
-      more = open ? more_after(more, t) : t.more;
-      if (t.wide && t.open()) {
-        open = true;
-      } else if (open ? !t.nullable : t.wide || t.loops) {
-        flush();
-        open = false;
-      }
+      if (!end.open && (was_open || t.wide || t.loops)) flush();
     }
     flush();
     RuleSet::Id made = RuleSet::kEmpty;

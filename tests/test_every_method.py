@@ -20,7 +20,14 @@ DRAFTERS = [name for name in NAMES if registry.card(name).kind == "Drafter"]
 SELECTORS = [name for name in NAMES if registry.card(name).kind == "ContextSelector"]
 
 # What a method needs beyond its defaults to be built.
-REQUIRED = {"choices": {"options": ("yes", "no")}}
+ADD = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+REQUIRED = {
+    "choices": {"options": ("yes", "no")},
+    "regex": {"pattern": "[0-9]+"},
+    "grammar": {"text": 'root ::= "a" root | "b"'},
+    "json_schema": {"schema": {"type": "object"}},
+    "structural_tag": {"tools": [ADD]},
+}
 # Budgets that bite on the short texts of the tiny models.
 SMALL = {"h2o": {"budget": 24, "interval": 4}, "token_select": {"budget": 24, "sink": 2, "local": 8}}
 PROMPT = "one two three four five six seven one two three four five six seven one two three"

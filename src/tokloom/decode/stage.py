@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokloom.errors import ArgumentError
 
@@ -171,3 +171,7 @@ class Constraint(ABC):
     def start(self, vocabulary: Vocabulary) -> Matcher:
         """A matcher at the start of the output. Raises ArgumentError if this vocabulary can't spell
         any valid output."""
+
+    def parse(self, text: str) -> Any:
+        """What a complete output stands for; None if it is text and nothing more."""
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import unicodedata
 import warnings
 
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grammar import naive
+from tests.grammar.languages import takes, vocabulary
 from tests.grammar.regex.ends import matches
 from tokloom.errors import ArgumentError, GrammarError
-from tokloom.grammar.expression import Chars, Concat, Grammar, Repeat
+from tokloom.grammar.compiled import compile_expression
+from tokloom.grammar.expression import NOTHING, Chars, Concat, Grammar, Repeat
 from tokloom.grammar.regex import parse_regex
 
 TEXTS = [
@@ -66,7 +69,19 @@ def test_same_as_re(pattern: str) -> None:
 NOT_SEARCHED = {r"^(?:(?!b).)*$", r"^(?:(?!oo).)*$"}
 
 
-@pytest.mark.parametrize("pattern", [r"(?!foo).*", r"\ba\b", r"(?i)é|K", r"a*+b", r"^(a|b$)", r"[^a]b"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_engine_says_the_same(pattern: str) -> None:
+    pattern = pattern.replace("DIGIT_ONE", "DIGIT ONE")
+    for search in (False, True) if pattern not in NOT_SEARCHED else (False,):
+        expression = parse_regex(pattern, search=search)
+        if expression == NOTHING:
+            continue
+        compiled = compile_expression(Grammar(expression, {}), vocabulary())
+        for text in TEXTS:
+            assert takes(compiled, text) == matches(expression, text), (text, search)
+
+
+@pytest.mark.parametrize("pattern", [r"(?!foo).*", r"(?i)é|K", r"a*+b", r"^(a|b$)", r"[^a]b"])
 def test_same_as_re_in_bytes(pattern: str) -> None:
     grammar = Grammar(parse_regex(pattern, search=True), {})
     for text in TEXTS:
@@ -89,7 +104,7 @@ PIECES = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(PIECES, st.lists(st.text("ab1 \n", max_size=6), min_size=4, max_size=8))
 def test_random_patterns(pattern: str, texts: list[str]) -> None:
     with warnings.catch_warnings():
@@ -198,6 +213,14 @@ def test_arguments() -> None:
 def test_large_repeats_are_counted() -> None:
     assert parse_regex("[ab]{1,100000}") == Repeat(Chars(((97, 98),)), 1, 100_000)
     assert parse_regex("^[ab]{0,5000}$", "ecma", search=True) == Repeat(Chars(((97, 98),)), 0, 5000)
+
+
+@pytest.mark.parametrize("pattern", [r"(\b|a)" * 20, "((?!ab)c|(?!de)f)" * 16, "(?!ab)" * 400, r"(a?\b)" * 30])
+def test_assertions_that_multiply_are_refused_soon(pattern: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(GrammarError, match="assertions"):
+        parse_regex(pattern, "ecma", search=True)
+    assert time.perf_counter() - started < 20
 
 
 def test_anchors_leave_no_search_around() -> None:

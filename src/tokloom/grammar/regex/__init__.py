@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-from tokloom.errors import ArgumentError
+from tokloom.errors import ArgumentError, GrammarError
 from tokloom.grammar.expression import Expression
-from tokloom.grammar.regex.assertions import ANYTHING, Translation, resolve
+from tokloom.grammar.regex.assertions import ANYTHING, LARGEST, Translation, resolve, size, too_large
 from tokloom.grammar.regex.syntax import Dialect, Parser
 
 __all__ = ["Dialect", "parse_regex"]
@@ -31,5 +31,12 @@ def parse_regex(pattern: str, dialect: Dialect = "python", *, search: bool = Fal
         raise ArgumentError("pattern", pattern, "a text")
     if dialect not in get_args(Dialect):
         raise ArgumentError("dialect", dialect, " or ".join(map(repr, get_args(Dialect))))
-    node = Parser(pattern, dialect).parse()
-    return Translation().whole(resolve((ANYTHING, node, ANYTHING) if search else (node,)))
+    try:
+        node = Parser(pattern, dialect).parse()
+        limit = max(LARGEST, 8 * size(node))
+        resolved = resolve((ANYTHING, node, ANYTHING) if search else (node,))
+        if size(resolved) > limit:
+            raise too_large()
+        return Translation(limit).whole(resolved)
+    except RecursionError:
+        raise GrammarError("character 1", "the pattern nests too deep for its assertions to be worked in") from None

@@ -13,7 +13,7 @@ from collections.abc import Sequence as Items
 from tokloom.errors import GrammarError
 from tokloom.grammar.characters import ALL, LAST, Ranges, complement, contains, minterms
 from tokloom.grammar.expression import EMPTY as EMPTY_STRING
-from tokloom.grammar.expression import NOTHING, Chars, Expression, text
+from tokloom.grammar.expression import NOTHING, Both, Chars, Concat, Either, Except, Expression, Repeat, text
 from tokloom.grammar.regex import nodes
 from tokloom.grammar.regex.nodes import (
     Choice,
@@ -29,9 +29,13 @@ from tokloom.grammar.regex.nodes import (
     children,
     sequence,
 )
-from tokloom.grammar.regex.restrict import beginning, both, concat, either, ending, nullable, repeat, without
+from tokloom.grammar.regex.restrict import beginning, ending
+from tokloom.grammar.simplify import both, concat, either, nullable, repeat, without
 
 ANYTHING = Loop(Set(ALL), 0, None, 0)
+LARGEST = 4_000
+"""Nodes that a pattern may grow to when its assertions are worked in, or eight times what it has itself if that is
+more. Assertions that multiply each other would take forever otherwise."""
 _OUTSIDE = -1  # stands before the first character and behind the last
 _UNROLLED = 3
 
@@ -113,13 +117,47 @@ def _takes_characters(node: Node) -> bool:
     )
 
 
-class Translation:
-    """Expressions of nodes. Keeps those with edges, by what stands around them."""
+def too_large() -> GrammarError:
+    return GrammarError(
+        "character 1",
+        "the assertions of this pattern multiply each other beyond what is supported",
+        r"Use fewer of ^, $, \b and lookarounds, or put them at the pattern's ends.",
+    )
 
-    def __init__(self) -> None:
+
+def size(node: Node, known: dict[int, int] | None = None) -> int:
+    """Nodes below and with this one, shared ones as often as they occur."""
+    known = {} if known is None else known
+    if id(node) not in known:
+        known[id(node)] = 1 + sum(size(child, known) for child in children(node))
+    return known[id(node)]
+
+
+def _parts(expression: Expression) -> tuple[Expression, ...]:
+    match expression:
+        case Concat(items) | Either(items) | Both(items):
+            return items
+        case Repeat(item):
+            return (item,)
+        case Except(item, removed):
+            return (item, removed)
+    return ()
+
+
+class Translation:
+    """Expressions of nodes. Keeps those with edges, by what stands around them.
+
+    limit: nodes that any expression may have, written out; GrammarError beyond.
+    """
+
+    def __init__(self, limit: int = LARGEST) -> None:
+        self._limit = limit
+        self._work = 0
+        self._sizes: dict[int, int] = {}
         self._known: dict[tuple[int, int, int], Expression] = {}
         self._plain: dict[int, Expression] = {}
         self._kept: list[Node] = []  # so that ids stay theirs
+        self._alive: list[Expression] = []
 
     def whole(self, node: Node) -> Expression:
         """The expression of a node that is the whole text."""
@@ -131,8 +169,26 @@ class Translation:
         key = (id(node), before if looks_before else _OUTSIDE, after if looks_after else _OUTSIDE)
         if key not in self._known:
             self._kept.append(node)
-            self._known[key] = self._build(node, before, after)
+            self._known[key] = self._measured(self._build(node, before, after))
         return self._known[key]
+
+    def _measured(self, expression: Expression) -> Expression:
+        size = self._size(expression)
+        self._work += size
+        if size > self._limit or self._work > 20 * self._limit:
+            raise too_large()
+        return expression
+
+    def _size(self, expression: Expression) -> int:
+        """Nodes of the expression, shared ones as often as they occur."""
+        parts = _parts(expression)
+        if not parts:
+            return 1
+        key = id(expression)
+        if key not in self._sizes:
+            self._sizes[key] = 1 + sum(map(self._size, parts))
+            self._alive.append(expression)
+        return self._sizes[key]
 
     def _build(self, node: Node, before: int, after: int) -> Expression:
         match node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
-from tokloom.grammar.characters import Ranges, intersection
+from tokloom.grammar.characters import Ranges, complement, intersection, union
 
 Node: TypeAlias = Union["Set", "Edge", "Sequence", "Choice", "Loop", "Look", "Cut", "Meet", "Minus"]
 
@@ -112,3 +112,25 @@ def children(node: Node) -> tuple[Node, ...]:
             return (item, removed)
         case _:
             return ()
+
+
+def one_character(node: Node, *, before: bool) -> Edge | None:
+    """The edge that says the same as looking for `node`, if that is one character or an end of the text."""
+    if isinstance(node, Set):
+        return Edge(before, node.chars, end=False)
+    if isinstance(node, Edge) and node.before == before and not node.chars and node.end:
+        return node
+    if isinstance(node, Choice):
+        edges = [one_character(item, before=before) for item in node.items]
+        if all(edge is not None for edge in edges):
+            found = [edge for edge in edges if edge is not None]
+            return Edge(before, union(*(e.chars for e in found)), any(e.end for e in found))
+    return None
+
+
+def look(item: Node, negative: bool, place: int) -> Node:
+    """A lookahead; an edge if one character decides it."""
+    edge = one_character(item, before=False)
+    if edge is None:
+        return Look(item, negative, place)
+    return Edge(False, complement(edge.chars), not edge.end) if negative else edge

@@ -9,20 +9,34 @@ from typing import Literal, NoReturn, TypeAlias
 
 from tokloom.errors import GrammarError
 from tokloom.grammar.characters import Ranges, complement, fold_case, ranges, union
-from tokloom.grammar.regex.nodes import END, START, Choice, Cut, Edge, Look, Loop, Node, Sequence, Set, sequence
+from tokloom.grammar.regex.classes import (
+    ASCII_SPACE,
+    DIGITS,
+    ECMA_LINE,
+    ECMA_SPACE,
+    PYTHON_SPACE,
+    WORD,
+    known_property,
+)
+from tokloom.grammar.regex.nodes import (
+    END,
+    START,
+    Choice,
+    Cut,
+    Edge,
+    Look,
+    Loop,
+    Node,
+    Sequence,
+    Set,
+    look,
+    one_character,
+    sequence,
+)
 from tokloom.grammar.regex.properties import characters
 
 Dialect: TypeAlias = Literal["ecma", "python"]
 
-_DIGITS = ranges("0123456789")
-_WORD = ranges((48, 57), (65, 90), (95, 95), (97, 122))
-_ASCII_SPACE = ranges(" \t\n\r\f\v")
-_ECMA_SPACE = union(_ASCII_SPACE, ranges("\xa0\u1680\u2028\u2029\u202f\u205f\u3000\ufeff", (0x2000, 0x200A)))
-_ECMA_LINE = ranges("\n\r\u2028\u2029")
-_PYTHON_SPACE = union(  # what str.isspace accepts
-    _ASCII_SPACE,
-    ranges((0x1C, 0x1F), "\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", (0x2000, 0x200A)),
-)
 _CONTROLS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v"}
 _QUANTIFIER = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
 _PYTHON_QUANTIFIER = re.compile(r"\{(\d*)(?:(,)(\d*))?\}")
@@ -159,7 +173,7 @@ class Parser:
         if char == ".":
             if flags.dot_all:
                 return Set(complement(()))
-            return Set(complement(ranges("\n") if self._python else _ECMA_LINE))
+            return Set(complement(ranges("\n") if self._python else ECMA_LINE))
         if char == "^":
             return self._line_edge(before=True) if flags.multiline else START
         if char == "$":
@@ -178,7 +192,7 @@ class Parser:
         return Set(self._fold(self._single(ord(char), self._place - 1)))
 
     def _line_edge(self, *, before: bool) -> Edge:
-        return Edge(before, ranges("\n") if self._python else _ECMA_LINE, end=True)
+        return Edge(before, ranges("\n") if self._python else ECMA_LINE, end=True)
 
     def _python_end(self) -> Node:
         r"""Python's `$` also holds before a line break that ends the string."""
@@ -190,7 +204,7 @@ class Parser:
             return self._closed(start)
         for opening, negative in (("=", False), ("!", True)):
             if self._take(opening):
-                return _look(self._closed(start), negative, start)
+                return look(self._closed(start), negative, start)
         for opening, negative in (("<=", False), ("<!", True)):
             if self._take(opening):
                 return self._behind(self._closed(start), negative, start)
@@ -249,7 +263,7 @@ class Parser:
         return node
 
     def _behind(self, item: Node, negative: bool, start: int) -> Node:
-        edge = _one_character(item, before=True)
+        edge = one_character(item, before=True)
         if edge is None:
             self._refuse("a lookbehind of more than one character is not supported", start)
         return Edge(True, complement(edge.chars), not edge.end) if negative else edge
@@ -282,8 +296,8 @@ class Parser:
 
     def _word(self) -> Ranges:
         if not self._python or self._flags.ascii_only:
-            return _WORD
-        return union(_property("L"), _property("N"), ranges("_"))
+            return WORD
+        return union(known_property("L"), known_property("N"), ranges("_"))
 
     def _escaped_set(self) -> Ranges:
         """The set that an escape stands for; the place is behind the backslash."""
@@ -293,11 +307,11 @@ class Parser:
         if lower in "dws":
             plain = not self._python or self._flags.ascii_only
             if lower == "d":
-                chars = _DIGITS if plain else _property("Nd")
+                chars = DIGITS if plain else known_property("Nd")
             elif lower == "w":
                 chars = self._word()
             else:
-                chars = (_ASCII_SPACE if self._python else _ECMA_SPACE) if plain else _PYTHON_SPACE
+                chars = (ASCII_SPACE if self._python else ECMA_SPACE) if plain else PYTHON_SPACE
             return complement(chars) if char.isupper() else chars
         if lower == "p":
             return self._named_property(place, negative=char == "P")
@@ -428,30 +442,3 @@ class Parser:
 
     def _fold(self, chars: Ranges) -> Ranges:
         return fold_case(chars, ascii_only=self._flags.ascii_only) if self._flags.ignore_case else chars
-
-
-def _property(name: str) -> Ranges:
-    chars = characters(name)
-    assert chars is not None
-    return chars
-
-
-def _one_character(node: Node, *, before: bool) -> Edge | None:
-    """The edge that says the same as looking for `node`, if that is one character or an end of the text."""
-    if isinstance(node, Set):
-        return Edge(before, node.chars, end=False)
-    if isinstance(node, Edge) and node.before == before and not node.chars and node.end:
-        return node
-    if isinstance(node, Choice):
-        edges = [_one_character(item, before=before) for item in node.items]
-        if all(edge is not None for edge in edges):
-            found = [edge for edge in edges if edge is not None]
-            return Edge(before, union(*(e.chars for e in found)), any(e.end for e in found))
-    return None
-
-
-def _look(item: Node, negative: bool, place: int) -> Node:
-    edge = _one_character(item, before=False)
-    if edge is None:
-        return Look(item, negative, place)
-    return Edge(False, complement(edge.chars), not edge.end) if negative else edge
