@@ -13,6 +13,7 @@
 #include "grammar_problem.h"
 #include "grammar_program.h"
 #include "grammar_reader.h"
+#include "logits.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -36,6 +37,11 @@ void check_rows(size_t got, size_t needed) {
   throw nb::value_error(("out has " + std::to_string(got) + " rows, expected " + std::to_string(needed)).c_str());
 }
 
+// A message may quote what is not text.
+nb::object as_text(std::string_view text) {
+  return nb::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+}
+
 // Raises tokloom.errors.GrammarError.
 void raise_problem(const std::exception_ptr& raised, void*) {
   try {
@@ -43,7 +49,7 @@ void raise_problem(const std::exception_ptr& raised, void*) {
   } catch (const GrammarProblem& problem) {
     try {
       const nb::object type = nb::module_::import_("tokloom.errors").attr("GrammarError");
-      const nb::object error = type(problem.where, problem.what(), problem.hint);
+      const nb::object error = type(as_text(problem.where), as_text(problem.what()), as_text(problem.hint));
       PyErr_SetObject(type.ptr(), error.ptr());
     } catch (nb::python_error& error) {
       error.restore();
@@ -186,6 +192,24 @@ void bind_grammar(nb::module_& m) {
         mask_all(all, words, row, threads);
       },
       nb::arg("places"), nb::arg("out").noconvert(), nb::arg("threads"));
+
+  m.def(
+      "forbid",
+      [](uintptr_t logits, const std::string& type, size_t tokens, size_t stride, const Bitmasks& masks) {
+        if (type != "fp32" && type != "bf16" && type != "fp16") {
+          throw nb::value_error(("type '" + type + "' is not one of fp32, bf16, fp16").c_str());
+        }
+        if (masks.shape(1) < (tokens + 31) / 32) throw nb::value_error("masks have fewer bits than there are tokens");
+        const LogitType parsed = type == "fp32"   ? LogitType::float32
+                                 : type == "bf16" ? LogitType::bfloat16
+                                                  : LogitType::float16;
+        const auto* words = reinterpret_cast<const uint32_t*>(masks.data());
+        const size_t rows = masks.shape(0);
+        const size_t width = masks.shape(1);
+        const nb::gil_scoped_release unlocked;
+        forbid(reinterpret_cast<void*>(logits), parsed, rows, tokens, stride, words, width);
+      },
+      nb::arg("logits"), nb::arg("type"), nb::arg("tokens"), nb::arg("stride"), nb::arg("masks").noconvert());
 }
 
 }  // namespace tokloom

@@ -216,7 +216,8 @@ class Lowering {
         t.wide = c.wide || (c.broad && node.most > 4);
         t.first = c.first;
         t.more = node.most > 1 ? more_after(c.more, c) : c.more;
-        if (node.least != node.most) t.more |= c.first;
+        // A fixed number of wide items ends by itself, but after its last any byte may come: better with what closes it.
+        if (node.least != node.most || t.wide) t.more |= c.first;
         break;
       }
       case Kind::ref:
@@ -273,8 +274,7 @@ class Lowering {
   }
 
   void automaton_traits(const Form::Node& node, Traits& t) const {
-    t.loops = true;
-    t.length = kLong;
+    std::vector<std::vector<uint32_t>> next(node.numbers[0]);
     size_t at = 1;
     for (uint32_t s = 0; s < node.numbers[0]; ++s) {
       const uint32_t edges = node.numbers[at];
@@ -285,9 +285,31 @@ class Lowering {
         bytes += node.numbers[at + 1] - node.numbers[at] + 1;
         if (s == 0) t.first.set_range(node.numbers[at], node.numbers[at + 1]);
         if (accepting) t.more.set_range(node.numbers[at], node.numbers[at + 1]);
+        next[s].push_back(node.numbers[at + 2]);
       }
-      t.broad = t.wide = t.wide || bytes > kBroad;
+      t.broad = t.broad || bytes > kBroad;
     }
+    t.length = longest_path(next);
+    t.loops = t.length == kLong;
+    t.wide = t.broad && t.loops;
+  }
+
+  // Edges at most from the first state; kLong if there is a cycle, or too much to look at.
+  static uint32_t longest_path(const std::vector<std::vector<uint32_t>>& next) {
+    if (next.size() > 64) return kLong;
+    std::vector<uint32_t> length(next.size(), 0);
+    for (size_t round = 0; round <= next.size(); ++round) {
+      bool changed = false;
+      for (size_t s = 0; s < next.size(); ++s) {
+        for (const uint32_t to : next[s]) {
+          if (length[to] + 1 <= length[s]) continue;
+          length[s] = length[to] + 1;
+          changed = true;
+        }
+      }
+      if (!changed) return length[0];
+    }
+    return kLong;
   }
 
   void check_regular(uint32_t i, const char* what) const {

@@ -44,6 +44,7 @@ bool GrammarProgram::step(GrammarPlace& place, int64_t token) const {
   if (place.ended || token < 0 || token >= static_cast<int64_t>(tokens())) return false;
   const auto id = static_cast<uint32_t>(token);
   if (const Configuration* next = place.parser->step_special(place.at, id)) {
+    if (!place.parser->can_finish(next)) return false;
     place.at = next;
     return true;
   }
@@ -52,7 +53,11 @@ bool GrammarProgram::step(GrammarPlace& place, int64_t token) const {
     return true;
   }
   const std::string_view bytes = pool_.vocabulary().trie().key(id);
-  return !bytes.empty() && step_bytes(place, bytes);
+  if (bytes.empty()) return false;
+  const Configuration* next = place.parser->step(place.at, bytes);
+  if (next == nullptr || !place.parser->can_finish(next)) return false;
+  place.at = next;
+  return true;
 }
 
 bool GrammarProgram::step_bytes(GrammarPlace& place, std::string_view bytes) const {

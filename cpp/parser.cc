@@ -23,14 +23,16 @@ Parser::Parser(std::shared_ptr<Lexer> lexer, const Form& form, const SpecialToke
   frame(RuleSet::kEmpty, kBottom);
   stack({kBottom});
   const RuleSet::Id start = lower(form, specials, regexes_, rules_);
-  if (start == RuleSet::kNothing) {
+  const auto refuse = [] {
     throw GrammarProblem("grammar", "no string of it can be written with this vocabulary",
                          "Some part that every string needs is impossible, or made of characters that no token has.");
-  }
+  };
+  if (start == RuleSet::kNothing) refuse();
   closure_->clear();
   closure_->add(start, {kBottom});
   closure_->complete = rules_.node(start).nullable;
   start_ = closure_->run();
+  if (!lexer_->vocabulary.writes_all() && !finishes(start_)) refuse();
 }
 
 Parser::~Parser() = default;

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -47,6 +48,8 @@ struct Configuration {
   ByteSet bytes;               // that may come next
   std::unique_ptr<std::atomic<const Configuration*>[]> next;  // by rank in `bytes`; null: not known yet
   mutable std::atomic<const ConfigurationMask*> mask{nullptr};
+  enum class Fate : uint8_t { unknown, finishes, stuck };
+  mutable Fate fate = Fate::unknown;  // whether tokens can finish the output
 
   const std::atomic<const Configuration*>& after(uint8_t byte) const { return next[bytes.rank(byte)]; }
 };
@@ -61,6 +64,9 @@ class Parser {
   const Configuration* step(const Configuration* from, std::string_view bytes);
   const Configuration* step_special(const Configuration* from, uint32_t token);
   const ConfigurationMask& mask(const Configuration* at);
+  // Tokens can finish the output from here. Certain if every byte is a token; else the search is bounded, and
+  // what it can't tell is taken to be so.
+  bool can_finish(const Configuration* at);
   // Bytes that must come next, at most `most`.
   std::string forced(const Configuration* at, size_t most);
 
@@ -94,6 +100,9 @@ class Parser {
   void unite(std::vector<Configuration::Item>& items);
   uint32_t unite(uint32_t a, uint32_t b);
   void charge(size_t bytes);
+  void each_token(const Configuration* from, const std::function<void(uint32_t, const Configuration*)>& visit);
+  bool finishes(const Configuration* from);
+  void add_finishing(const Configuration* at, ConfigurationMask& out);
 
   std::shared_ptr<Lexer> lexer_;
   RegexSet& regexes_;

@@ -27,15 +27,15 @@ class MaskBuilder {
         take(group.tokens.data(), group.tokens.data() + group.tokens.size());
         if (group.nodes.empty()) continue;
         const Configuration* after = parser_.advance(beyond, group.byte);
-        for (const uint32_t node : group.nodes) walk(node, after);
+        for (const uint32_t node : group.nodes) walk(node, after, inside);
       }
     }
     for (const Configuration::Item& item : at->specials) take(&item.state, &item.state + 1);
   }
 
  private:
-  // Tokens below a node, at which the configuration is.
-  void walk(uint32_t root, const Configuration* at) {
+  // Tokens below a node, at which the configuration is; as far as they don't stay inside.
+  void walk(uint32_t root, const Configuration* at, const StateMask& inside) {
     open_.push_back({root, at});
     while (!open_.empty()) {
       const auto [node, here] = open_.back();
@@ -48,7 +48,7 @@ class MaskBuilder {
         if (!here->bytes.test(index_.child_byte(i))) continue;
         const uint32_t child = index_.child_node(i);
         take(trie_.keys_begin(child), trie_.keys_end(child));
-        if (trie_.node(child).skip > 1) open_.push_back({child, parser_.advance(here, index_.child_byte(i))});
+        if (trie_.node(child).skip > 1 && inside.any_outside_below(trie_, child)) open_.push_back({child, parser_.advance(here, index_.child_byte(i))});
       }
     }
   }
@@ -99,7 +99,11 @@ const ConfigurationMask& Parser::mask(const Configuration* at) {
   const std::lock_guard<std::mutex> locked(lexer_->mutex);
   if (const ConfigurationMask* known = at->mask.load(std::memory_order_acquire)) return *known;
   auto made = std::make_unique<ConfigurationMask>();
-  MaskBuilder(*this, *made).build(at);
+  if (lexer_->vocabulary.writes_all()) {
+    MaskBuilder(*this, *made).build(at);
+  } else {
+    add_finishing(at, *made);
+  }
   charge(sizeof(ConfigurationMask) + 32 + 4 * (made->tokens.capacity() + made->words.capacity()));
   masks_.push_back(std::move(made));
   at->mask.store(masks_.back().get(), std::memory_order_release);

@@ -34,7 +34,7 @@ class RegexSet {
     // For whoever walks with it (state_mask.h).
     mutable bool loops_known = false;
     mutable uint64_t loops = 0;
-    mutable uint64_t loops_utf8 = 0;
+    mutable uint64_t loops_as_characters = 0;
     mutable uint32_t loops_slack = 0;
   };
 

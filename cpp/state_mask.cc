@@ -4,8 +4,14 @@
 
 namespace tokloom {
 
+namespace {
+
+constexpr size_t kManyBeyond = 2048;  // nodes beyond ends, from which on it pays to know what stays inside anyway
+
+}  // namespace
+
 size_t StateMask::memory() const {
-  size_t bytes = sizeof(StateMask) + 4 * (words.capacity() + tokens.capacity() + beyond.capacity());
+  size_t bytes = sizeof(StateMask) + 4 * (words.capacity() + tokens.capacity() + beyond.capacity() + outside.capacity());
   for (const Group& group : groups) bytes += sizeof(Group) + 4 * (group.tokens.capacity() + group.nodes.capacity());
   return bytes;
 }
@@ -77,6 +83,11 @@ class Lexer::Walk {
         n += node.skip;
         continue;
       }
+      if (lexer_.stays_a_while(row, n)) {
+        split(n, row.loops_slack, [](const uint32_t*, const uint32_t*) {}, [&](uint32_t outside) { clear(outside); });
+        n += node.skip;
+        continue;
+      }
       if (next == beside || same_below(next, beside, n)) {
         if (row.nullable == regexes_.nullable(beside)) {
           drop_to(n + 1);
@@ -134,6 +145,11 @@ class Lexer::Walk {
         continue;
       }
       take(trie_.keys_begin(n), trie_.keys_end(n));
+      if (lexer_.stays_a_while(row, n)) {
+        split(n, row.loops_slack, [&](const uint32_t* begin, const uint32_t* end) { take(begin, end); }, [](uint32_t) {});
+        n += node.skip;
+        continue;
+      }
       if (jumps(n, row)) {
         open_.push_back({n, next});
         n += node.skip;
@@ -141,6 +157,25 @@ class Lexer::Walk {
       }
       levels.push_back({n + node.skip, next, &row, row.nullable});
       ++n;
+    }
+  }
+
+  // Tokens below a node of at most `slack` characters from it, and the subtrees of longer ones.
+  template <class Inside, class Outside>
+  void split(uint32_t root, uint32_t slack, Inside&& inside, Outside&& outside) const {
+    const uint32_t deepest = index_.depth_in_characters(root) + slack;
+    for (uint32_t n = root + 1; n < trie_.end(root);) {
+      const uint32_t depth = index_.depth_in_characters(n);
+      if (depth > deepest) {
+        outside(n);
+        n = trie_.end(n);
+      } else if (depth + index_.height_in_characters(n) <= deepest) {
+        inside(trie_.keys_begin(n), trie_.subtree_end(n));
+        n = trie_.end(n);
+      } else {
+        inside(trie_.keys_begin(n), trie_.keys_end(n));
+        ++n;
+      }
     }
   }
 
@@ -178,6 +213,7 @@ class Lexer::Walk {
   void finish() {
     if (!std::is_sorted(out_.beyond.begin(), out_.beyond.end())) std::sort(out_.beyond.begin(), out_.beyond.end());
     out_.beyond.erase(std::unique(out_.beyond.begin(), out_.beyond.end()), out_.beyond.end());
+    if (out_.wide && out_.beyond.size() > kManyBeyond) find_outside();
     uint32_t counts[256] = {};
     for (const uint32_t node : out_.beyond) ++counts[trie_.node(node).byte];
     uint32_t place[256] = {};
@@ -189,12 +225,24 @@ class Lexer::Walk {
     }
     for (const uint32_t node : out_.beyond) {
       StateMask::Group& group = out_.groups[place[trie_.node(node).byte]];
-      group.tokens.insert(group.tokens.end(), trie_.keys_begin(node), trie_.keys_end(node));
-      if (trie_.node(node).skip > 1) group.nodes.push_back(node);
+      for (const uint32_t* token = trie_.keys_begin(node); token != trie_.keys_end(node); ++token) {
+        if (!out_.outside_known || !inside(*token)) group.tokens.push_back(*token);
+      }
+      if (trie_.node(node).skip > 1 && out_.any_outside_below(trie_, node)) group.nodes.push_back(node);
     }
     if (!out_.wide) {
       out_.beyond.clear();
       out_.beyond.shrink_to_fit();
+    }
+  }
+
+  bool inside(uint32_t token) const { return (out_.words[token / 32] >> token % 32 & 1) != 0; }
+
+  void find_outside() {
+    out_.outside_known = true;
+    const std::vector<uint32_t>& sorted = trie_.sorted_keys();
+    for (uint32_t place = 0; place < sorted.size(); ++place) {
+      if (!inside(sorted[place])) out_.outside.push_back(place);
     }
   }
 
@@ -236,16 +284,16 @@ void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
     if (base.next[byte] == home) set.set(byte);
   });
   if (!set.empty()) row.loops = vocabulary.kinds_within(set);
-  row.loops_utf8 = row.loops;
+  row.loops_as_characters = row.loops & ~VocabularyIndex::kBeyondAscii;
   for (int kind = 0; kind < VocabularyIndex::kKinds; ++kind) {
     const ByteSet& leads = vocabulary.members(kind);
-    if (leads.empty() || leads.first() < 0xC0) continue;
+    if (leads.empty() || leads.first() < 0xC0 || (row.loops >> kind & 1) != 0) continue;
     bool good = true;
     leads.each([&](uint8_t byte) {
       const uint8_t utf8 = Utf8::next(0, byte);
       good = good && (utf8 == Utf8::kBad || (base.live.test(byte) && returns(home, base.next[byte], utf8)));
     });
-    if (good) row.loops_utf8 |= uint64_t{1} << kind | uint64_t{1} << VocabularyIndex::kContinuation;
+    if (good) row.loops_as_characters |= uint64_t{1} << kind | uint64_t{1} << VocabularyIndex::kContinuation;
   }
 }
 

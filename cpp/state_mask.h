@@ -6,6 +6,7 @@
 // the groups whose byte it can begin with.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -22,6 +23,7 @@ struct StateMask {
     uint8_t byte;
     std::vector<uint32_t> tokens;  // that end at one of them
     std::vector<uint32_t> nodes;   // that have children
+    // Without tokens that stay inside on another way, and nodes with only such tokens below.
   };
 
   bool wide = false;             // as bits, else as a list
@@ -31,6 +33,17 @@ struct StateMask {
   std::vector<Group> groups;     // ascending by byte
   ByteSet group_bytes;
 
+  // Places, among the trie's keys, of the tokens that do not stay inside; if `outside_known`.
+  std::vector<uint32_t> outside;
+  bool outside_known = false;
+
+  // Some token strictly below the node does not stay inside, or it isn't known.
+  bool any_outside_below(const ByteTrie& trie, uint32_t node) const {
+    if (!outside_known) return true;
+    const auto place = std::lower_bound(outside.begin(), outside.end(),
+                                        static_cast<uint32_t>(trie.keys_end(node) - trie.sorted_keys().data()));
+    return place != outside.end() && *place < trie.subtree_last_place(node);
+  }
   size_t memory() const;
 };
 
@@ -46,8 +59,12 @@ class Lexer {
   bool stays(RegexSet::Id state, const RegexSet::Row& row, uint32_t node) {
     if (!row.loops_known) find_loops(state, row);
     const uint64_t kinds = vocabulary.kinds_below(node);
-    if ((kinds & ~row.loops_utf8) != 0 || row.loops_slack < vocabulary.height(node)) return false;
-    return (kinds & ~row.loops) == 0 || vocabulary.well_formed_below(node);
+    if ((kinds & ~row.loops) == 0 && row.loops_slack >= vocabulary.height(node)) return true;
+    return stays_a_while(row, node) && row.loops_slack >= vocabulary.height_in_characters(node);
+  }
+  // The same for tokens of no more characters below the node than the row's slack. After `stays` only.
+  bool stays_a_while(const RegexSet::Row& row, uint32_t node) const {
+    return (vocabulary.kinds_below(node) & ~row.loops_as_characters) == 0 && vocabulary.well_formed_below(node);
   }
   size_t memory() const { return regexes.memory() + memory_; }
 

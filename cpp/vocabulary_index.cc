@@ -71,11 +71,21 @@ VocabularyIndex::VocabularyIndex(const ByteTrie& trie) : trie_(trie) {
   first_child_.push_back(static_cast<uint32_t>(child_node_.size()));
   kinds_.assign(nodes, 0);
   height_.assign(nodes, 0);
+  character_height_.assign(nodes, 0);
+  character_depth_.assign(nodes, 0);
+  const auto begins = [](uint8_t byte) { return (byte & 0xC0) != 0x80 ? 1u : 0u; };
+  for (uint32_t n = 0; n < nodes; ++n) {
+    for (uint32_t i = children_begin(n); i < children_end(n); ++i) {
+      character_depth_[child_node(i)] = character_depth_[n] + begins(child_byte(i));
+    }
+  }
   well_formed_.assign(nodes, 0xFF);
   for (uint32_t n = nodes; n-- > 0;) {
     for (uint32_t i = children_begin(n); i < children_end(n); ++i) {
       kinds_[n] |= kinds_[child_node(i)] | uint64_t{1} << kind_of(child_byte(i));
       height_[n] = std::max(height_[n], height_[child_node(i)] + 1);
+      character_height_[n] =
+          std::max(character_height_[n], character_height_[child_node(i)] + begins(child_byte(i)));
       for (uint8_t state = 0; state < Utf8::kStates; ++state) {
         const uint8_t next = Utf8::next(state, child_byte(i));
         if (next == Utf8::kBad || (well_formed_[child_node(i)] >> next & 1) == 0) {

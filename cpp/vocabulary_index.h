@@ -45,11 +45,16 @@ class VocabularyIndex {
   // The kind of bytes that begin no character but continue one, and the bytes of a kind.
   static constexpr int kContinuation = 3;
   static constexpr int kKinds = 46;
+  static constexpr uint64_t kBeyondAscii = uint64_t{0xF} | uint64_t{1} << 45;
   const ByteSet& members(int kind) const { return members_[kind]; }
   // What follows node n in every token is UTF-8, but for a character that is cut off by the token's end.
   bool well_formed_below(uint32_t n) const { return well_formed_[n] != 0; }
   // Bytes from node n to the deepest below it.
   uint32_t height(uint32_t n) const { return height_[n]; }
+
+  // The same in characters: bytes that begin one. And how many there are from the root to node n.
+  uint32_t height_in_characters(uint32_t n) const { return character_height_[n]; }
+  uint32_t depth_in_characters(uint32_t n) const { return character_depth_[n]; }
 
   // A token that is one byte, or kNone.
   uint32_t byte_token(uint8_t byte) const;
@@ -61,6 +66,8 @@ class VocabularyIndex {
   std::vector<uint32_t> child_node_;
   std::vector<uint64_t> kinds_;
   std::vector<uint32_t> height_;
+  std::vector<uint32_t> character_height_;
+  std::vector<uint32_t> character_depth_;
   std::vector<uint8_t> well_formed_;  // by node; while it is made, a bit for each state of Utf8
   ByteSet alphabet_;
   ByteSet members_[64];  // bytes of each kind

@@ -204,3 +204,13 @@ class GrammarPlace:
 
 def grammar_masks(places: Sequence[GrammarPlace], out: NDArray[np.int32], threads: int) -> None:
     """Each place's mask, int32 (places, words), on several threads, without Python's lock."""
+
+def forbid(logits: int, type: str, tokens: int, stride: int, masks: NDArray[np.int32]) -> None:
+    """Sets logits to minus infinity where the mask of their row has not the token's bit.
+
+    Args:
+        logits: address of (masks.shape[0], tokens) on the CPU; the caller answers for its size.
+        type: "fp32", "bf16" or "fp16"; ValueError for another.
+        stride: values from one row to the next.
+        masks: int32 (rows, words); ValueError for fewer bits than tokens.
+    """
