@@ -31,8 +31,12 @@ class Keyword:
     limits: str = ""
 
 
+_HUGE = 10**2000
+"""Numbers are handled exactly, digit by digit, so that there must be an end to them."""
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and -_HUGE < value < _HUGE
 
 
 def _count(value: Any) -> bool:
