@@ -1,136 +1,144 @@
-"""The official JSON-Schema-Test-Suite through tokloom, xgrammar and llguidance, as a table by keyword.
+"""The official JSON Schema Test Suite, required part, by draft and keyword; beside both peers if they are installed.
 
     git clone https://github.com/json-schema-org/JSON-Schema-Test-Suite
-    python benchmarks/schema_suite.py JSON-Schema-Test-Suite --draft draft2020-12
+    .venv/bin/python benchmarks/schema_suite.py JSON-Schema-Test-Suite [--drafts draft7 ...] [--peers] [--remarks]
 
-The required part only (no optional/). Each instance is written as JSON, split into SmolLM2's tokens, and fed to the
-engine; it counts as accepted if every token is taken and an end of text is allowed after them. A cell is
+Each schema becomes a grammar, and each instance a text that is in it or not; tokloom's grammars are matched by the
+tests' own slow matcher. agree: as the suite has it. stricter: a valid instance is not in the grammar. looser: an
+invalid one is; there must be none. refused: the schema has a keyword that can't be enforced.
 
-    right / valid refused / invalid accepted / not compiled
-
-in numbers of tests. A schema that the engine declines to compile, or that it says nothing can satisfy, makes its
-tests "not compiled", except that the latter is right where all its instances are invalid.
+--peers adds columns for llguidance and xgrammar (pip install llguidance xgrammar), over a vocabulary of single bytes.
+They know only one dialect, and no documents but the schema. --write FILE keeps tokloom's counts as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RAYON_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import engines
+from tests.grammar.json_schema import suite_run
+from tests.grammar.json_schema.suite_run import Judge, Outcome, RefusedError
 
-DRAFTS = {
-    "draft4": "http://json-schema.org/draft-04/schema#",
-    "draft6": "http://json-schema.org/draft-06/schema#",
-    "draft7": "http://json-schema.org/draft-07/schema#",
-    "draft2019-09": "https://json-schema.org/draft/2019-09/schema",
-    "draft2020-12": "https://json-schema.org/draft/2020-12/schema",
-}
-CELL = ("right", "valid refused", "invalid accepted", "not compiled")
+HEADS = ("agree", "stricter", "looser", "refused")
+BYTES = [bytes([byte]) for byte in range(256)]
+END = 256
 
 
-def files(suite: Path, draft: str) -> list[Path]:
-    found = sorted((suite / "tests" / draft).glob("*.json"))
-    if not found:
-        raise SystemExit(
-            f"{suite}/tests/{draft} has no *.json: give the folder of a checkout of JSON-Schema-Test-Suite"
-        )
-    return found
+class Llguidance:
+    """llguidance's grammar of a schema."""
+
+    def __init__(self) -> None:
+        import llguidance
+
+        class Tokenizer:
+            eos_token_id, bos_token_id, tokens, special_token_ids = END, None, [*BYTES, b"<|end|>"], [END]
+
+            def __call__(self, text: str | bytes) -> list[int]:
+                return list(text.encode() if isinstance(text, str) else text)
+
+        self.matcher = llguidance.LLMatcher
+        self.tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Tokenizer()))
+
+    def __call__(self, schema: Any, draft: str, resources: Mapping[str, Any]) -> Judge:
+        grammar = self.matcher.grammar_from_json_schema(json.dumps(schema))
+        problem = self.matcher.validate_grammar(grammar)
+        if problem:
+            if "Unsatisfiable" in problem:
+                return lambda text: False
+            raise RefusedError(problem)
+
+        def accepts(text: bytes) -> bool:
+            matcher = self.matcher(self.tokenizer, grammar, log_level=0)
+            return bool(matcher.consume_tokens(list(text)) and matcher.is_accepting())
+
+        return accepts
 
 
-def remotes(suite: Path) -> dict[str, Any]:
-    """What the suite serves at localhost:1234."""
-    folder = suite / "remotes"
-    return {
-        f"http://localhost:1234/{path.relative_to(folder).as_posix()}": json.loads(path.read_text(encoding="utf-8"))
-        for path in folder.rglob("*.json")
-    }
+class Xgrammar:
+    """xgrammar's grammar of a schema."""
 
+    def __init__(self) -> None:
+        import xgrammar
 
-def groups(path: Path, draft: str) -> Iterator[dict[str, Any]]:
-    """The groups of a file; a schema that doesn't name its draft is given the name, as all engines read it."""
-    for group in json.loads(path.read_text(encoding="utf-8")):
-        schema = group["schema"]
-        if isinstance(schema, dict) and "$schema" not in schema:
-            group["schema"] = {"$schema": DRAFTS[draft], **schema}
-        yield group
+        self.module = xgrammar
+        tokenizer = xgrammar.TokenizerInfo([*BYTES, b"<|end|>"], stop_token_ids=[END])
+        self.compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=1, cache_enabled=False)
 
+    def __call__(self, schema: Any, draft: str, resources: Mapping[str, Any]) -> Judge:
+        try:
+            compiled = self.compiler.compile_json_schema(json.dumps(schema), strict_mode=False)
+        except Exception as error:  # whatever it raises
+            raise RefusedError(str(error)) from error
 
-def judge(session: engines.Session, ids: list[int], eos: int) -> bool:
-    """Whether the tokens and an end after them are accepted."""
-    if not all(session.accept(token) for token in ids):
-        return False
-    session.mask()
-    return session.allows(eos)
+        def accepts(text: bytes) -> bool:
+            matcher = self.module.GrammarMatcher(compiled)
+            return bool(matcher.accept_string(text) and matcher.accept_token(END))
 
-
-def run_group(engine: engines.Engine, group: dict[str, Any], tokens: engines.Tokens) -> Counter[str]:
-    outcome: Counter[str] = Counter()
-    tests = [(tokens.encode(json.dumps(test["data"], ensure_ascii=False)), test["valid"]) for test in group["tests"]]
-    try:
-        compiled = engine.schema(group["schema"])
-    except engines.Refused as error:
-        nothing = "no value is valid" in str(error) or "unsatisfiable" in str(error).lower()
-        right = nothing and not any(valid for _, valid in tests)
-        outcome["right" if right else "not compiled"] += len(tests)
-        return outcome
-    for ids, valid in tests:
-        accepted = judge(compiled.session(), ids, tokens.eos)
-        outcome["right" if accepted == valid else "valid refused" if valid else "invalid accepted"] += 1
-    return outcome
-
-
-def cell(outcome: Counter[str]) -> str:
-    return " / ".join(str(outcome[part]) for part in CELL)
+        return accepts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", type=Path, nargs="?", help="a checkout of JSON-Schema-Test-Suite")
-    parser.add_argument("--draft", choices=DRAFTS, default="draft2020-12")
-    parser.add_argument("--engines", default=",".join(engines.NAMES), help="which, with commas between")
-    parser.add_argument("--json", type=Path, help="write the counts to this file")
-    options = parser.parse_args()
-    if options.suite is None:
-        print("Give a checkout of JSON-Schema-Test-Suite to run it; see --help.")
-        return
-    names = engines.installed(options.engines.split(","))
-    paths = files(options.suite, options.draft)
-    tokens = engines.bundled()
-    made = {name: engines.engine(name)(tokens) for name in names}
-    for engine in made.values():
-        engine.resources = remotes(options.suite)
-    total: dict[str, Counter[str]] = {name: Counter() for name in names}
-    rows, record = [], {}
-    for path in paths:
-        outcomes: dict[str, Counter[str]] = {name: Counter() for name in names}
-        for group in groups(path, options.draft):
-            for name in names:
-                outcomes[name] += run_group(made[name], group, tokens)
+    parser.add_argument("checkout", type=Path, nargs="?", help="without it, the extract in tests/")
+    parser.add_argument("--drafts", nargs="+", choices=list(suite_run.DRAFTS), default=None)
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--remarks", action="store_true", help="list what doesn't agree")
+    parser.add_argument("--write", type=Path)
+    args = parser.parse_args()
+    documents = suite_run.documents()
+    if args.checkout is not None:
+        remotes = args.checkout / "remotes"
+        for path in remotes.rglob("*.json"):
+            documents[f"http://localhost:1234/{path.relative_to(remotes)}"] = json.loads(path.read_text())
+    judges: dict[str, Any] = {"tokloom": suite_run.judge}
+    if args.peers:
+        judges |= {"llguidance": Llguidance(), "xgrammar": Xgrammar()}
+    results: dict[str, dict[str, dict[str, int]]] = {}
+    for draft in args.drafts or (list(suite_run.DRAFTS) if args.checkout else ["draft4", "draft2020-12"]):
+        outcomes: dict[str, dict[str, Outcome]] = {}
+        for keyword, group in _groups(draft, args.checkout):
+            mine = outcomes.setdefault(keyword, {name: Outcome() for name in judges})
+            for name, judge_of in judges.items():
+                suite_run.run(group, draft, documents, mine[name], judge_of)
+        results[draft] = {keyword: dict(mine["tokloom"].counts) for keyword, mine in outcomes.items()}
+        _show(draft, outcomes, list(judges), args.remarks)
+    if args.write:
+        args.write.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
+def _show(draft: str, outcomes: dict[str, dict[str, Outcome]], names: list[str], remarks: bool) -> None:
+    width = 9 * len(HEADS) + 2
+    print(f"\n{draft:24}" + "".join(f"{name:>{width}}" for name in names))
+    print(" " * 24 + "".join("  " + "".join(f"{head:>9}" for head in HEADS) for _ in names))
+    totals: dict[str, Counter[str]] = {name: Counter() for name in names}
+    for keyword, mine in outcomes.items():
         for name in names:
-            total[name] += outcomes[name]
-        rows.append((path.stem, *(cell(outcomes[name]) for name in names)))
-        record[path.stem] = {name: dict(outcome) for name, outcome in outcomes.items()}
-        print(f"\r{path.stem:40}", end="", file=sys.stderr, flush=True)
-    print("\r" + " " * 40, file=sys.stderr)
-    rows.append(("all", *(cell(total[name]) for name in names)))
-    head = ("keyword", *names)
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    print(f"{options.draft}: {' / '.join(CELL)}\n")
-    for row in (head, *rows):
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    if options.json is not None:
-        options.json.write_text(json.dumps({"draft": options.draft, "keywords": record}))
+            totals[name].update(mine[name].counts)
+        print(f"  {keyword[:22]:22}" + _cells([mine[name].counts for name in names]))
+        for remark in mine["tokloom"].remarks if remarks else ():
+            print(f"      {remark}")
+    print(f"  {'all':22}" + _cells([totals[name] for name in names]))
+
+
+def _cells(counts: list[Counter[str]]) -> str:
+    return "".join("  " + "".join(f"{each[head] or '.':>9}" for head in HEADS) for each in counts)
+
+
+def _groups(draft: str, checkout: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    if checkout is None:
+        for group in suite_run.groups(draft):
+            yield group["keyword"], group
+        return
+    for path in sorted((checkout / "tests" / draft).glob("*.json")):
+        for group in json.loads(path.read_text()):
+            yield path.stem, group
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.grammar import naive
+from tests.grammar.sample import samples
 from tokloom.errors import GrammarError
+from tokloom.grammar.expression import Grammar
 from tokloom.grammar.json_schema import from_json_schema
 
 EXPONENT = re.compile(r"\de[+-]?\d")
@@ -105,6 +107,7 @@ CANNOT = (
     "can only be enforced",
     "without end",
     "leads back",
+    "too many alternatives",
 )
 """What the front end refuses, by its limits in `keywords`."""
 
@@ -114,10 +117,10 @@ def spelled(value, style):
     return json.dumps(value, **options).encode()
 
 
-def compiled(schema):
+def compiled(schema, **options):
     """The grammar; None if no value is valid; "refused" by the limits that `keywords` tells of."""
     try:
-        return from_json_schema(schema)
+        return from_json_schema(schema, **options)
     except GrammarError as error:
         if any(reason in error.problem for reason in CANNOT):
             return "refused"
@@ -142,6 +145,7 @@ def check(schema, values, style=0):
     return True
 
 
+LAYOUTS = ({}, {"whitespace": "compact"}, {"whitespace": 2}, {"property_order": "schema"})
 OPTIONS = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
@@ -155,3 +159,13 @@ def test_a_text_is_accepted_exactly_if_its_value_is_valid(schema, values, style)
 @given(DEEP.filter(lambda schema: isinstance(schema, dict)), st.lists(FLAT, min_size=3, max_size=9), STYLE)
 def test_keywords_that_apply_others(schema, values, style):
     check(schema, values, style)
+
+
+@OPTIONS
+@given((SCHEMAS | DEEP).filter(lambda schema: isinstance(schema, dict)), st.integers(0, 1000), st.sampled_from(LAYOUTS))
+def test_what_the_grammar_produces_is_valid(schema, seed, layout):
+    grammar = compiled(schema, **layout)
+    if isinstance(grammar, Grammar):
+        validator = jsonschema.Draft202012Validator(schema)
+        for text in samples(grammar, seed, 4):
+            assert validator.is_valid(json.loads(text)), (schema, text)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from tests.grammar import naive
 from tests.grammar.json_schema.texts import accepts, sort
 from tokloom.errors import GrammarError
-from tokloom.grammar.json_schema import from_json_schema
+from tokloom.grammar.json_schema import from_json_schema, translate
 
 VALUES = [None, True, 0, 1, 2, 2.5, "", "a", "ab", [], [1], {}, {"a": 1}, {"a": "x", "b": 2}]
 
@@ -229,3 +230,29 @@ def test_too_many_alternatives_are_an_error():
     many = {"allOf": [{"anyOf": [{"minimum": i, "required": [f"{i}{j}"]} for j in range(20)]} for i in range(6)]}
     with pytest.raises(GrammarError, match="alternatives"):
         from_json_schema(many)
+
+
+OVERLAPPING = {
+    "oneOf": [
+        {"type": "object", "properties": {f"p{i}": {"type": "string"}, "k": {"minimum": i}}, "required": [f"p{i}"]}
+        for i in range(40)
+    ]
+}
+
+
+def test_branches_that_overlap_too_much_are_an_error_or_if_lenient_any_of_them():
+    with pytest.raises(GrammarError, match="alternatives"):
+        from_json_schema(OVERLAPPING)
+    translation = translate(OVERLAPPING, lenient=True)
+    assert [(each.pointer, each.keyword) for each in translation.unenforced] == [("#", "oneOf")]
+    assert naive.matches(translation.grammar, b'{"p3": "", "k": 5}')
+    assert not naive.matches(translation.grammar, b'{"k": 5}')
+
+
+def test_long_chains_of_conditions():
+    chain = [
+        {"if": {"properties": {"a": {"const": i}}, "required": ["a"]}, "then": {"required": [f"x{i}"]}}
+        for i in range(30)
+    ]
+    values = [{}, {"a": 3}, {"a": 3, "x3": 0}, {"a": 3, "x4": 0}, {"a": 99}, {"a": "3"}]
+    assert sort({"type": "object", "allOf": chain}, values) == [{}, {"a": 3, "x3": 0}, {"a": 99}, {"a": "3"}]

@@ -67,6 +67,14 @@ def test_lengths_are_in_characters():
     assert sort(schema, values) == ["ab", "😀😀", "éé\n", "abc"]
 
 
+def test_lengths_that_contradict_each_other_leave_no_string():
+    never = {"type": "string", "minLength": 2, "maxLength": 1}
+    assert sort({"anyOf": [never, {"type": "null"}]}, [None, "a", "ab"]) == [None]
+    assert sort({"additionalProperties": never, "type": "object"}, [{}, {"a": ""}]) == [{}]
+    with pytest.raises(GrammarError, match="no value"):
+        from_json_schema(never)
+
+
 def test_patterns_speak_of_the_text_not_of_its_spelling():
     assert sort({"type": "string", "pattern": '^"\\\\\\n[é😀]$'}, ['"\\\né', '"\\\n😀', '"\\\ne', "é"]) == [
         '"\\\né',

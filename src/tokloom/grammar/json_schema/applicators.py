@@ -6,6 +6,7 @@ from decimal import Decimal
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from tokloom.errors import GrammarError
 from tokloom.grammar.json_schema.assertions import Present
 from tokloom.grammar.json_schema.document import Schema
 from tokloom.grammar.json_schema.numerals import exact
@@ -127,6 +128,17 @@ def _any_of(schema: Schema, present: Present, forms: Forms) -> list[Shape]:
 def _one_of(schema: Schema, present: Present, forms: Forms) -> list[Shape]:
     nodes = [forms.node(schema.child("oneOf", index)) for index in range(len(present["oneOf"]))]
     parts = [forms.pruned(forms.expand(node)) for node in nodes]
+    try:
+        return _exactly_one(nodes, parts, forms)
+    except GrammarError:
+        if not forms.lenient:
+            raise
+    forms.refuse(schema.error("its branches overlap in too many ways: one or more of them hold", "oneOf"), "oneOf")
+    forms.restart()
+    return [shape for part in parts for shape in part]
+
+
+def _exactly_one(nodes: list[Node], parts: list[list[Shape]], forms: Forms) -> list[Shape]:
     meeting: list[list[int]] = [[] for _ in nodes]
     for left, right in combinations(range(len(nodes)), 2):
         if forms.pruned(forms.common(parts[left], parts[right])):

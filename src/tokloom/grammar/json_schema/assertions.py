@@ -190,9 +190,9 @@ def _property_names(schema: Schema, forms: Forms) -> list[Clause]:
 
 
 def count(present: Present, keyword: str, default: int | None) -> int | None:
-    """The value of a keyword that counts; JSON may write it as 1.0."""
-    value = present.get(keyword)
-    return default if value is None else int(value) if isinstance(value, (int, float, Decimal)) else default
+    """The value of a keyword that counts; JSON may write it as 1.0. No output is so long that more than 2^31 matter."""
+    value: int | float | Decimal | None = present.get(keyword)
+    return default if value is None else min(int(value), 2**31 - 1)
 
 
 _BUILDERS: dict[str, Callable[[Schema, Present, Forms], Shape]] = {

@@ -36,8 +36,8 @@ from tokloom.grammar.json_schema.shapes import (
 )
 from tokloom.grammar.json_schema.spelling import spell_text
 
-NODES = 10_000
-"""How many different parts, each a schema or schemas together, a grammar may have."""
+NODES = 3000
+"""How many sets of schemas together a grammar may have; single ones are as many as the document has."""
 
 Order = Choice["any", "schema"]
 
@@ -58,6 +58,7 @@ class Compiler:
         self.forms, self.layout, self.order = forms, layout, order
         self.rules = layout.rules
         self.recursive = False
+        self._together = 0
         self._known: dict[tuple[Node, int], Expression] = {}
         self._active: dict[tuple[Node, int], str | None] = {}
 
@@ -83,11 +84,9 @@ class Compiler:
                 taken = self._active[key] = self.name(node, depth)
             return Ref(taken)
         simple = self._simple(node)
-        if len(self._known) > NODES:
-            raise self.forms.document.root.error(
-                f"the schema has more than {NODES} parts when written out",
-                hint="Fewer or simpler branches in anyOf, oneOf, not and if would help.",
-            )
+        self._together += len(node) > 1
+        if self._together > NODES:
+            raise self.forms.too_large()
         if simple is None:
             self._active[key] = None
             ways = [self.shape(shape, depth) for shape in self.forms.expand(node)]
@@ -160,6 +159,8 @@ class Compiler:
             return numeral(NumberShape(shape.integer, shape.plain, shape.low, shape.high))
 
     def _string(self, shape: StringShape) -> Expression:
+        if shape.most is not None and shape.least > shape.most:
+            return NOTHING
         if shape.values is not None:
             ways = tuple(quoted(spell_text(value)) for value in sorted(shape.values))
             return ways[0] if len(ways) == 1 else Either(ways)

@@ -12,7 +12,7 @@ from tokloom.grammar.json_schema.shapes import (
     StringShape,
 )
 
-MANY = 300
+MANY = 100
 """Beyond this many, shapes are not compared with each other."""
 
 
@@ -22,6 +22,9 @@ def without_covered(shapes: list[Shape]) -> list[Shape]:
         return shapes
     kept: list[Shape] = []
     for shape in shapes:
+        if isinstance(shape, NumberShape):  # mostly the gaps between numbers that are excluded, all of them different
+            kept.append(shape)
+            continue
         if any(covers(other, shape) for other in kept):
             continue
         kept = [other for other in kept if not covers(shape, other)]
@@ -46,8 +49,6 @@ def covers(whole: Shape, part: Shape) -> bool:
                 and set(whole.inside) <= set(part.inside)
                 and set(whole.outside) <= set(part.outside)
             )
-        case NumberShape(), NumberShape():
-            return whole == part or whole in (NumberShape(), NumberShape(origin=whole.origin))
     return whole == part
 
 

@@ -272,10 +272,17 @@ def _walk(schema: Schema) -> Iterator[Schema]:
 def _read(schema: object) -> tuple[str, Any]:
     try:
         if isinstance(schema, str):
-            return schema, json.loads(schema, parse_float=Decimal, parse_constant=_no_constant)
+            return schema, json.loads(schema, parse_float=_decimal, parse_constant=_no_constant)
         return json.dumps(schema, allow_nan=False, default=_plain_number), schema
     except (ValueError, TypeError, RecursionError) as error:
         raise GrammarError("#", f"the schema is not JSON: {error}") from error
+
+
+def _decimal(text: str) -> Decimal:
+    number = Decimal(text)
+    if abs(number.adjusted()) > 2000:
+        raise ValueError(f"{text} is out of bounds")
+    return number
 
 
 def _plain_number(value: object) -> float:

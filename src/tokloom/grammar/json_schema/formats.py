@@ -36,6 +36,12 @@ LIMITS = {
 }
 
 
+@cache
+def expression(name: str) -> Expression:
+    """The texts of a format."""
+    return _MAKERS[name]()
+
+
 def _set(ranges: str, others: str = "") -> Chars:
     """One character out of ranges, each written as its first and last, or out of others."""
     pairs = zip(ranges[::2], ranges[1::2], strict=True)
@@ -216,7 +222,7 @@ def _regex(depth: int) -> Expression:
     # No ranges but those whose ends are in order for certain.
     inside = _any(plain, "a-z", "A-Z", "0-9", in_class)
     klass = _all("[", Repeat(text("^"), 0, 1), _times(inside, 1, None), "]")
-    atoms = [Chars(characters.complement(characters.ranges(meta))), text("."), escape, klass]
+    atoms: list[Expression] = [Chars(characters.complement(characters.ranges(meta))), text("."), escape, klass]
     if depth:
         atoms.append(_all("(", _maybe("?:"), _regex(depth - 1), ")"))
     bounds = _all("{", _NUMBER, _maybe(","), "}")
@@ -249,9 +255,3 @@ _MAKERS: dict[str, Callable[[], Expression]] = {
 
 NAMES = frozenset(_MAKERS)
 """The formats that are enforced."""
-
-
-@cache
-def expression(name: str) -> Expression:
-    """The texts of a format."""
-    return _MAKERS[name]()

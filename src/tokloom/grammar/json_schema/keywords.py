@@ -31,8 +31,12 @@ class Keyword:
     limits: str = ""
 
 
+_HUGE = 10**2000
+"""Numbers are handled exactly, digit by digit, so that there must be an end to them."""
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and -_HUGE < value < _HUGE
 
 
 def _count(value: Any) -> bool:
@@ -80,6 +84,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
 
 _REGULAR = "Regular expressions of ECMA-262; backreferences and lookaround inside of loops are refused."
 _OPPOSITE = "The opposite of uniqueItems and demands on some unnamed property are refused."
+_MANY = " So are schemas that come to have thousands of alternatives when written out."
 
 KEYWORDS: tuple[Keyword, ...] = (
     Keyword("type", "any value", "a type or a list of types"),
@@ -134,9 +139,9 @@ KEYWORDS: tuple[Keyword, ...] = (
     Keyword("unevaluatedProperties", "objects", "a schema", since=2019),
     Keyword("allOf", "combinations", "a list of schemas"),
     Keyword("anyOf", "combinations", "a list of schemas"),
-    Keyword("oneOf", "combinations", "a list of schemas", limits=_OPPOSITE),
-    Keyword("not", "combinations", "a schema", limits=_OPPOSITE),
-    Keyword("if", "combinations", "a schema", since=7, limits=_OPPOSITE),
+    Keyword("oneOf", "combinations", "a list of schemas", limits=_OPPOSITE + _MANY),
+    Keyword("not", "combinations", "a schema", limits=_OPPOSITE + _MANY),
+    Keyword("if", "combinations", "a schema", since=7, limits=_OPPOSITE + _MANY),
     Keyword("then", "combinations", "a schema", since=7),
     Keyword("else", "combinations", "a schema", since=7),
     Keyword("$ref", "references", "a string", limits="Other documents only if handed over as `resources`."),

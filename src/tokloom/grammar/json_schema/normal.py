@@ -23,6 +23,7 @@ from tokloom.grammar.json_schema.shapes import (
     NumberShape,
     ObjectShape,
     Shape,
+    StringShape,
     Whole,
     all_shapes,
     both,
@@ -30,7 +31,13 @@ from tokloom.grammar.json_schema.shapes import (
 )
 
 SHAPES = 2000
-"""How many alternatives a schema may have."""
+"""How many alternatives one schema may come to have."""
+
+FEW = 8
+"""Up to how many alternatives it is not worth while to look for superfluous ones."""
+
+PAIRS = 200_000
+"""How many pairs of alternatives are compared for a document, so that none takes more than seconds."""
 
 AHEAD = 4
 """How deep looks ahead for empty nodes, each of which may need others, are nested."""
@@ -65,6 +72,7 @@ class Forms:
         self._active: set[Literal] = set()
         self._wholes: dict[Node, Whole] = {}
         self._simplified: dict[Node, Node] = {}
+        self._pairs = 0  # compared so far
         self._ahead = 0  # how deep the looks ahead for empty nodes are nested
 
     # Nodes
@@ -136,7 +144,7 @@ class Forms:
         elif node is IMPOSSIBLE:
             shapes = []
         else:
-            parts = sorted((self._literal(literal) for literal in node), key=len)
+            parts = self._parts(node)
             shapes = parts[0]
             for part in parts[1:]:
                 shapes = self.common(shapes, part)
@@ -145,15 +153,37 @@ class Forms:
         self._known[node] = shapes
         return shapes
 
+    def _parts(self, node: Node) -> list[list[Shape]]:
+        """Lists of shapes whose intersection is the node, the shortest first."""
+        if len(node) > 2:  # chains of conditions grow by one at a time: what is known of all but one is a start
+            for literal in node:
+                known = self._known.get(node - {literal})
+                if known is not None:
+                    return [known, self._literal(literal)]
+        return sorted((self._literal(literal) for literal in node), key=len)
+
     def common(self, left: list[Shape], right: list[Shape]) -> list[Shape]:
         """The shapes of the values that have a shape of each list, without those that plainly have no value."""
+        self._pairs += len(left) * len(right)
+        if self._pairs > PAIRS:
+            raise self.too_large()
         shapes = intersect_all(left, right)
-        if len(shapes) > SHAPES:
-            raise self.document.root.error(
-                f"the schema has more than {SHAPES} alternatives when written out",
-                hint="Fewer or simpler branches in anyOf, oneOf, not and if would help.",
-            )
+        if len(shapes) > max(FEW, len(left), len(right)):
+            shapes = self.tidy(shapes)
+        if len(shapes) > max(SHAPES, len(left), len(right)):
+            raise self.too_large()
         return shapes
+
+    def restart(self) -> None:
+        """Counts anew what is compared."""
+        self._pairs = 0
+
+    def too_large(self) -> GrammarError:
+        """The error for a schema that grows beyond bounds when its alternatives are written out."""
+        return self.document.root.error(
+            "the schema has too many alternatives when they are written out",
+            hint="Fewer or simpler branches in anyOf, oneOf, not and if would help.",
+        )
 
     def _literal(self, literal: Literal) -> list[Shape]:
         known = self._literals.get(literal)
@@ -235,11 +265,13 @@ class Forms:
             return node
         known = self._simplified.get(node)
         if known is None:
-            known = node
-            for literal in [literal for literal in node if not literal[1]]:
-                rest = known - {literal}
-                if rest and self.is_empty(both(rest, frozenset({(literal[0], True)}))):
-                    known = rest
+            wanted = frozenset(literal for literal in node if literal[1])
+            known = wanted
+            if wanted:
+                others = [(literal, both(wanted, frozenset({(literal[0], True)}))) for literal in node - wanted]
+                known |= {literal for literal, common in others if not self.is_empty(common)}
+            else:
+                known = node
             self._simplified[node] = known
         return known
 
@@ -269,6 +301,8 @@ class Forms:
                 first = ceil(low[0]) if low[1] else floor(low[0]) + 1
                 last = floor(high[0]) if high[1] else ceil(high[0]) - 1
                 return first > last
+            case StringShape(least=least, most=most) if most is not None:
+                return least > most
         return False
 
     def property_node(self, shape: ObjectShape, name: str) -> Node:
