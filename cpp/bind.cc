@@ -11,6 +11,7 @@
 
 #include "bind_attention.h"
 #include "bind_decoder.h"
+#include "bind_grammar.h"
 #include "linear.h"
 #include "packing.h"
 #include "token_trie.h"
@@ -67,6 +68,8 @@ NB_MODULE(_core, m) {
   m.doc() = "The C++ core of tokloom.";
   // A vocabulary that lives as long as the process is no leak, and the report would go to the user's terminal.
   nb::set_leak_warnings(false);
+
+  tokloom::bind_grammar(m);
 
   m.def("kernels", [] { return tokloom::kernels().name; });
   tokloom::bind_attention(m);

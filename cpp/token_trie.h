@@ -42,6 +42,11 @@ class ByteTrie {
   // The end of the slice of all keys at or below node n, sorted by bytes, then number.
   const uint32_t* subtree_end(uint32_t n) const { return order_.data() + nodes_[end(n)].first; }
 
+  // Where these slices begin and end among all keys in the trie, sorted so.
+  uint32_t first_place(uint32_t n) const { return nodes_[n].first; }
+  uint32_t subtree_last_place(uint32_t n) const { return nodes_[end(n)].first; }
+  const std::vector<uint32_t>& sorted_keys() const { return order_; }
+
   // The node that `text` leads to from node n; `kNone` if there is none.
   static constexpr uint32_t kNone = UINT32_MAX;
   uint32_t child(uint32_t n, uint8_t byte) const;

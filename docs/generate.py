@@ -21,6 +21,7 @@ import typer
 from tokloom import registry
 from tokloom.cli import render
 from tokloom.cli.main import app
+from tokloom.grammar.json_schema import reference
 from tokloom.registry import Card
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +137,7 @@ def pages(root: Path) -> dict[Path, str | None]:
     wanted |= {folder / f"{card.name}.md": method_page(card) for card in cards}
     wanted[folder / "README.md"] = methods_index(cards)
     wanted[root / "docs" / "cli.md"] = command_reference()
+    wanted[root / "docs" / "json-schema.md"] = MARK + reference.page(ROOT, table)
     readme = root / "README.md"
     if readme.exists():
         wanted[readme] = filled(readme.read_text(encoding="utf-8"), "methods", readme_table(cards))

@@ -20,7 +20,14 @@ DRAFTERS = [name for name in NAMES if registry.card(name).kind == "Drafter"]
 SELECTORS = [name for name in NAMES if registry.card(name).kind == "ContextSelector"]
 
 # What a method needs beyond its defaults to be built.
-REQUIRED = {"choices": {"options": ("yes", "no")}}
+ADD = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+REQUIRED = {
+    "choices": {"options": ("yes", "no")},
+    "regex": {"pattern": "[0-9]+"},
+    "grammar": {"text": 'root ::= "a" root | "b"'},
+    "json_schema": {"schema": {"type": "object"}},
+    "structural_tag": {"tools": [ADD]},
+}
 # Budgets that bite on the short texts of the tiny models.
 SMALL = {"h2o": {"budget": 24, "interval": 4}, "token_select": {"budget": 24, "sink": 2, "local": 8}}
 PROMPT = "one two three four five six seven one two three four five six seven one two three"
@@ -83,6 +90,7 @@ def test_every_policy_composes_with_every_drafter(
         (Sampling(max_new_tokens=24), None),
         (Sampling(max_new_tokens=24, temperature=1.2, top_p=0.9, seed=5), None),
         (Sampling(max_new_tokens=24), 'choices:options=["three three seven","four"]'),
+        (Sampling(max_new_tokens=24, temperature=1.2, seed=6), 'regex:pattern="(one |two three ){2,6}[a-z]*!"'),
     ):
         plain = Engine(model, attention=policy(attention)).generate(PROMPT, sampling=sampling, constraint=constraint)
         engine = Engine(model, attention=policy(attention), drafter=drafter)

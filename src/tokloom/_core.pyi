@@ -3,11 +3,13 @@
 Everything here is immutable once built, so that one object may serve many requests and threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tokloom.grammar.expression import Grammar
 
 def kernels() -> str:
     """The instruction set that the matrix kernels use: "avx512", "avx2" or "portable". The best that the
@@ -257,3 +259,108 @@ class ChoiceSet:
 
     def forced(self, state: int) -> list[int]:
         """Tokens of which each is the only one that may come next, up to a complete output."""
+
+class GrammarForm:
+    """A grammar, flat and canonical: what tokloom/grammar/expression.py describes, one node an expression."""
+
+    @property
+    def has_special(self) -> bool:
+        """Some part of it is a special token."""
+
+    @staticmethod
+    def read(grammar: Grammar) -> GrammarForm:
+        """Raises GrammarError if the grammar is not well-formed."""
+
+    @staticmethod
+    def decode(data: bytes) -> GrammarForm:
+        """What `encode` gave. Raises GrammarError if the data is damaged."""
+
+    def encode(self) -> bytes:
+        """Equal for equal grammars."""
+
+class LexerPool:
+    """Automata and masks that the grammars of one vocabulary share.
+
+    Args:
+        trie: the vocabulary; the pool keeps it alive.
+        limit: bytes after which they are begun anew. Matchers that still use the old ones keep them alive.
+    """
+
+    def __init__(self, trie: TokenTrie, limit: int) -> None: ...
+    @property
+    def writes_all(self) -> bool:
+        """Every byte that occurs in tokens is a token."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use."""
+
+class GrammarProgram:
+    """A compiled grammar. Threads may share it.
+
+    Args:
+        pool: of the vocabulary; the program keeps it alive.
+        specials: ids of special tokens, by their text.
+        ends: tokens that may come where the output is complete. Raises ValueError for ids outside the vocabulary.
+        limit: bytes of states after which places are `stale`; four times as many raise GrammarError.
+
+    Raises GrammarError if no string of the grammar can be written.
+    """
+
+    def __init__(
+        self, pool: LexerPool, form: GrammarForm, specials: Mapping[str, int], ends: Sequence[int], limit: int
+    ) -> None: ...
+    def start(self) -> GrammarPlace:
+        """The place of an empty output. The program must outlive its places."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of states so far."""
+
+class GrammarPlace:
+    """Where an output is in a grammar; a value. Methods may raise GrammarError where a limit is reached."""
+
+    def mask(self, out: NDArray[np.int32]) -> None:
+        """Writes the bitmask of the tokens that may come next, as ChoiceSet.mask does."""
+
+    def step(self, token: int) -> GrammarPlace | None:
+        """The place after a token; None if it may not come next."""
+
+    def step_bytes(self, data: bytes) -> GrammarPlace | None:
+        """The place after bytes; None if they may not come next."""
+
+    def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: NDArray[np.int32]) -> None:
+        """The masks after each node of a tree, int32 (nodes, words); zero for nodes that may not come.
+        Raises ValueError for parents that don't come before their children."""
+
+    def forced(self, most: int) -> bytes:
+        """The bytes that must come next, at most so many."""
+
+    @property
+    def ended(self) -> bool:
+        """An end-of-sequence token came."""
+
+    @property
+    def complete(self) -> bool:
+        """The output may end here, or has."""
+
+    @property
+    def stuck(self) -> bool:
+        """No token may come next, and the output is not complete."""
+
+    @property
+    def stale(self) -> bool:
+        """The states that this place is one of take more memory than they should: begin again from `start`."""
+
+def grammar_masks(places: Sequence[GrammarPlace], out: NDArray[np.int32], threads: int) -> None:
+    """Each place's mask, int32 (places, words), on several threads, without Python's lock."""
+
+def forbid(logits: int, type: str, tokens: int, stride: int, masks: NDArray[np.int32]) -> None:
+    """Sets logits to minus infinity where the mask of their row has not the token's bit.
+
+    Args:
+        logits: address of (masks.shape[0], tokens) on the CPU; the caller answers for its size.
+        type: "fp32", "bf16" or "fp16"; ValueError for another.
+        stride: values from one row to the next.
+        masks: int32 (rows, words); ValueError for fewer bits than tokens.
+    """

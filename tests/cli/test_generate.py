@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,38 @@ def test_json_is_the_result(run: Run, engine: FakeEngine) -> None:
 
 def test_quiet_prints_the_answer_only(run: Run, engine: FakeEngine) -> None:
     assert run("generate", "Once", "--quiet").out == "Ishmael [he].\n"
+
+
+def test_schema_regex_and_grammar_become_constraints(run: Run, engine: FakeEngine, tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "s.json", tmp_path / "g.gbnf"
+    schema.write_text('{"type": "integer"}')
+    grammar.write_text('root ::= "a"')
+    for arguments, method in (
+        (("--schema", str(schema)), "json_schema"),
+        (("--regex", "[0-9]+"), "regex"),
+        (("--grammar", str(grammar)), "grammar"),
+    ):
+        assert run("generate", "Hi", *arguments).code == 0
+        assert engine.asked["constraint"].name == method
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaints"),
+    [
+        (("--schema", "a.json", "--regex", "x"), ("--schema='a.json'", "not given together with --regex")),
+        (("--grammar", "a.gbnf", "--choices", "x"), ("--choices='x'", "--grammar")),
+        (("--constraint", "choices", "--schema", "x"), ("--constraint='choices'", "--schema")),
+        (("--schema", "no_such.json"), ("no_such.json", "No such file")),
+        (("--regex", "a("), ("character 2",)),
+        (("--grammar", "no_such.gbnf"), ("no_such.gbnf",)),
+        (("--grammar", "grammar.txt"), ("grammar:syntax", ".txt")),
+    ],
+)
+def test_wrong_constraints_cost_no_model(
+    run: Run, engine: FakeEngine, arguments: tuple[str, ...], complaints: tuple[str, ...]
+) -> None:
+    done = run("generate", "Hi", *arguments)
+    assert done.code == 2
+    assert engine.made == {}
+    for complaint in complaints:
+        assert complaint in " ".join(done.err.split())

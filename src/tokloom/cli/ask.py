@@ -95,6 +95,9 @@ def ask(
     drafter: o.Drafter = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
+    schema: o.Schema = None,
+    regex: o.Regex = None,
+    grammar: o.GrammarFile = None,
     max_new_tokens: o.MaxNewTokens = 128,
     temperature: o.Temperature = 0.0,
     top_k: o.TopK = 0,
@@ -120,7 +123,7 @@ def ask(
         seed=seed,
         stop=stop,
     )
-    rule = o.constraint(constraint, choices, strip=True)
+    rule = o.constraint(constraint, choices, schema, regex, grammar, strip=True)
     engine_options = o.engine_options(
         model=model,
         dtype=dtype,

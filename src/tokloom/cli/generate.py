@@ -47,6 +47,9 @@ def generate(
     drafter: o.Drafter = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
+    schema: o.Schema = None,
+    regex: o.Regex = None,
+    grammar: o.GrammarFile = None,
     max_new_tokens: o.MaxNewTokens = 128,
     temperature: o.Temperature = 0.0,
     top_k: o.TopK = 0,
@@ -69,7 +72,7 @@ def generate(
         stop=stop,
     )
     as_chat = chat or system is not None
-    rule = o.constraint(constraint, choices, strip=as_chat)
+    rule = o.constraint(constraint, choices, schema, regex, grammar, strip=as_chat)
     engine_options = o.engine_options(
         model=model, dtype=dtype, device=device, weights=weights, kv=kv, attention=attention, drafter=drafter
     )

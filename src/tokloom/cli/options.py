@@ -84,6 +84,20 @@ Choices = Annotated[
     str | None,
     typer.Option("--choices", help="The answer is one of these: a,b,c.", rich_help_panel=_METHODS),
 ]
+Schema = Annotated[
+    str | None,
+    typer.Option("--schema", help="The answer is JSON valid by this JSON Schema (a file).", rich_help_panel=_METHODS),
+]
+Regex = Annotated[
+    str | None,
+    typer.Option("--regex", help="The whole answer matches this regular expression.", rich_help_panel=_METHODS),
+]
+GrammarFile = Annotated[
+    str | None,
+    typer.Option(
+        "--grammar", help="The answer is in this grammar (a file: .gbnf, .lark or .ebnf).", rich_help_panel=_METHODS
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the answer and the ledger.", rich_help_panel=_OUTPUT)
 ]
@@ -97,15 +111,49 @@ def is_piped(stdin: TextIO | None) -> bool:
     return stdin is not None and not stdin.isatty()
 
 
-def constraint(spec: str | None, choices: str | None, *, strip: bool) -> Constraint | str | None:
-    """The constraint of ``--constraint SPEC`` or ``--choices a,b,c``.
+def constraint(
+    spec: str | None,
+    choices: str | None,
+    schema: str | None = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    *,
+    strip: bool,
+) -> Constraint | str | None:
+    """The constraint of ``--constraint SPEC``, ``--choices a,b,c``, ``--schema FILE``, ``--regex PATTERN`` or
+    ``--grammar FILE``.
 
     `strip` drops the blanks around each choice; a raw prompt keeps them, as " yes" is what follows a word there.
+
+    Raises:
+        ArgumentError: two of them are given, or the choices are no texts.
+        DocumentError: a file can't be read.
+        GrammarError: the schema, pattern or grammar is wrong.
     """
-    if choices is None:
-        return spec
-    if spec is not None:
-        raise ArgumentError("--constraint", spec, "not given together with --choices", "Drop one of the two.")
+    options = {"--constraint": spec, "--choices": choices, "--schema": schema, "--regex": regex, "--grammar": grammar}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise ArgumentError(
+            given[0], options[given[0]], f"not given together with {given[1]}", "Drop all but one of them."
+        )
+    if choices is not None:
+        return _choices(choices, strip=strip)
+    if schema is not None:
+        from tokloom.decode.json_schema import JsonSchema
+
+        return JsonSchema(path=schema)
+    if regex is not None:
+        from tokloom.decode.regex import Regex
+
+        return Regex(pattern=regex)
+    if grammar is not None:
+        from tokloom.decode.grammar import ContextFree
+
+        return ContextFree(path=grammar)
+    return spec
+
+
+def _choices(choices: str, *, strip: bool) -> Constraint:
     texts = tuple(part.strip() if strip else part for part in choices.split(","))
     if not all(part.strip() for part in texts):
         raise ArgumentError("--choices", choices, "texts separated by commas", "For example: --choices yes,no.")

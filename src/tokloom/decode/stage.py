@@ -14,7 +14,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +134,31 @@ class Matcher(ABC):
     def is_complete(self) -> bool:
         """The output so far satisfies the constraint, so that it may end here."""
 
+    @property
+    def is_stuck(self) -> bool:
+        """No token may come next, though the output is not complete. A constraint that leads into no dead end need
+        not say more."""
+        return False
+
+    def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
+        """The masks after each node of a draft tree, as `DraftTree` has them.
+
+        out: int32 (nodes, ceil(vocabulary / 32)); all zero for a node that the constraint forbids, and below it.
+        """
+        matchers: list[Matcher | None] = []
+        for token, parent, row in zip(tokens, parents, out, strict=True):
+            before = self if parent < 0 else matchers[parent]
+            matcher = before.fork() if before is not None else None
+            if matcher is not None:
+                try:
+                    matcher.accept(token)
+                    matcher.mask(row)
+                except ArgumentError:
+                    matcher = None
+            if matcher is None:
+                row[:] = 0
+            matchers.append(matcher)
+
 
 class Constraint(ABC):
     """Interface of constraints on the output."""
@@ -144,3 +171,7 @@ class Constraint(ABC):
     def start(self, vocabulary: Vocabulary) -> Matcher:
         """A matcher at the start of the output. Raises ArgumentError if this vocabulary can't spell
         any valid output."""
+
+    def parse(self, text: str) -> Any:
+        """What a complete output stands for; None if it is text and nothing more."""
+        return None

@@ -201,6 +201,7 @@ class Engine:
                 ledger=ledger,
                 selection=selection,
                 components=components,
+                parsed=rule.parse(decoding.stream.text) if rule is not None and decoding.is_complete else None,
             )
 
         stream._chunks = finish()

@@ -49,6 +49,11 @@ class Decoding:
     def output(self) -> list[int]:
         return self.tokens[self.prompt_length :]
 
+    @property
+    def is_complete(self) -> bool:
+        """The output satisfies the constraint as it stands: it was not cut off, by a stop string or a limit."""
+        return self.matcher is not None and self.stop_reason != "stop" and self.matcher.is_complete
+
     def run(self, logits: torch.Tensor) -> Iterator[Chunk]:
         """Decodes until a stop; `logits` (vocabulary,) are those after the prompt."""
         if self.drafting is not None:

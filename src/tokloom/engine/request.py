@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic_core import to_jsonable_python
+
 from tokloom.context.stage import Selection, Span
 from tokloom.errors import ArgumentError
 from tokloom.ledger import Ledger
@@ -80,6 +82,9 @@ class Result:
     selection: Selection | None = None
     components: dict[str, str] = field(default_factory=dict)
     """The specs of what ran: model, attention, drafter, context, constraint."""
+    parsed: Any = None
+    """What the constraint makes of the text (a JSON value, an object of the schema's type, a reply with its calls);
+    None without such a constraint, or if the output was cut before it was complete (see `stop_reason`)."""
 
     @property
     def citations(self) -> tuple[Span, ...]:
@@ -93,6 +98,7 @@ class Result:
             "prompt_tokens": self.prompt_tokens,
             "stop_reason": self.stop_reason,
             "components": self.components,
+            "parsed": to_jsonable_python(self.parsed),
             "citations": [
                 {"file": s.document.name, "start": s.start, "end": s.end, "section": s.section, "text": s.text}
                 for s in self.citations

@@ -64,6 +64,15 @@ class Vocabulary:
         return table
 
     @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Ids of the special tokens, by their text."""
+        return {content: id for id, content in self._added.items() if id in self.special_ids}
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens that the tokenizer writes `text` with, none added."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
     def trie(self) -> TokenTrie:
         """The vocabulary as a trie of bytes in the C++ core, for constraints."""
         from tokloom._core import TokenTrie

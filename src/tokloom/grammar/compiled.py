@@ -1,0 +1,143 @@
+"""Compiled grammars: an expression made ready for one vocabulary, to be matched by any number of outputs at once."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokloom._core import GrammarForm, GrammarProgram, LexerPool
+from tokloom.atomic import write_atomic
+from tokloom.errors import ArgumentError
+from tokloom.grammar.matcher import GrammarMatcher
+
+if TYPE_CHECKING:
+    import os
+
+    from tokloom.grammar.expression import Grammar
+    from tokloom.models.vocabulary import Vocabulary
+
+LEXER_LIMIT = 256 << 20
+"""Bytes of automata and masks that the grammars of a vocabulary share, before they are begun anew."""
+PARSER_LIMIT = 64 << 20
+"""Bytes of parser states of one grammar, before they are begun anew; a grammar that needs four times as much in
+one step is refused."""
+CACHED = 128
+"""Compiled grammars that a vocabulary remembers."""
+
+_FORMAT = b"tokloom grammar 1"
+_lock = threading.Lock()
+
+
+class CompiledGrammar:
+    """A grammar for a vocabulary. Immutable to its users; threads may share it.
+
+    States and masks are made when an output first needs them, and kept for all later outputs. Made by
+    `compile_expression`, or by `load`.
+    """
+
+    def __init__(self, form: GrammarForm, vocabulary: Vocabulary) -> None:
+        self._form = form
+        self._context = _context(vocabulary)
+        specials = vocabulary.special_tokens if form.has_special else {}
+        self._program = GrammarProgram(
+            self._context.pool, form, specials, sorted(vocabulary.eos_ids), limit=PARSER_LIMIT
+        )
+        self.vocabulary = vocabulary
+
+    def matcher(self) -> GrammarMatcher:
+        """A matcher at the start of an output."""
+        return GrammarMatcher(self._program, self.vocabulary)
+
+    @property
+    def key(self) -> bytes:
+        """The grammar in canonical form: equal for equal grammars."""
+        return self._form.encode()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this grammar's own states so far, without what all grammars of the vocabulary share."""
+        return self._program.nbytes
+
+    @property
+    def shared_nbytes(self) -> int:
+        """Bytes of automata and masks that all grammars of the vocabulary share, so far."""
+        return self._context.pool.nbytes
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the grammar to a file, whole or not at all. States aren't saved: they are quickly made again."""
+        data = self.key
+        header = (_FORMAT, self._context.fingerprint(self.vocabulary), hashlib.sha256(data).hexdigest().encode())
+        write_atomic(path, b"\n".join((*header, data)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], vocabulary: Vocabulary) -> CompiledGrammar:
+        """A grammar that `save` wrote. Raises ArgumentError if the file is damaged, from another version of the
+        format, or was made for another vocabulary; OSError if it can't be read."""
+        head, _, rest = Path(path).read_bytes().partition(b"\n")
+        if head != _FORMAT:
+            shown = head[:40].decode(errors="replace")
+            raise ArgumentError("path", str(path), f"a file that begins {_FORMAT.decode()!r}, not {shown!r}", _AGAIN)
+        fingerprint, _, rest = rest.partition(b"\n")
+        digest, _, data = rest.partition(b"\n")
+        if hashlib.sha256(data).hexdigest().encode() != digest:
+            raise ArgumentError("path", str(path), "an undamaged file", _AGAIN)
+        if fingerprint != _context(vocabulary).fingerprint(vocabulary):
+            raise ArgumentError("vocabulary", vocabulary, "the vocabulary that the grammar was compiled for", _AGAIN)
+        return _compiled(GrammarForm.decode(data), vocabulary)
+
+
+_AGAIN = "Compile the grammar and save it again."
+
+
+def compile_expression(grammar: Grammar, vocabulary: Vocabulary) -> CompiledGrammar:
+    """Compiles a grammar for a vocabulary, or finds it among the last `CACHED` of the vocabulary.
+
+    Raises GrammarError if the grammar is not well-formed, or if tokens of this vocabulary can't write any string of it.
+    """
+    return _compiled(GrammarForm.read(grammar), vocabulary)
+
+
+def _compiled(form: GrammarForm, vocabulary: Vocabulary) -> CompiledGrammar:
+    context = _context(vocabulary)
+    key = form.encode()
+    with context.lock:
+        if key in context.cache:
+            context.cache.move_to_end(key)
+            return context.cache[key]
+    compiled = CompiledGrammar(form, vocabulary)
+    with context.lock:
+        context.cache[key] = compiled
+        while len(context.cache) > CACHED:
+            context.cache.popitem(last=False)
+    return compiled
+
+
+class _Context:
+    """What the grammars of one vocabulary share."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.pool = LexerPool(vocabulary.trie, LEXER_LIMIT)
+        self.lock = threading.Lock()
+        self.cache: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
+        self._fingerprint: bytes | None = None
+
+    def fingerprint(self, vocabulary: Vocabulary) -> bytes:
+        """Of every token's bytes and the ids that end a text."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(repr(sorted(vocabulary.eos_ids)).encode())
+            for token in vocabulary.token_bytes:
+                digest.update(len(token).to_bytes(4, "little") + token)
+            self._fingerprint = digest.hexdigest().encode()
+        return self._fingerprint
+
+
+def _context(vocabulary: Vocabulary) -> _Context:
+    with _lock:
+        context = vocabulary.__dict__.get("_grammars")
+        if context is None:
+            context = vocabulary.__dict__["_grammars"] = _Context(vocabulary)
+    assert isinstance(context, _Context)
+    return context

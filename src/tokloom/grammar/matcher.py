@@ -1,0 +1,167 @@
+"""Follows one output under a grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tokloom._core import grammar_masks
+from tokloom.decode.stage import Matcher
+from tokloom.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from tokloom._core import GrammarPlace, GrammarProgram
+    from tokloom.models.vocabulary import Vocabulary
+
+MOST_FORCED = 512
+"""Bytes that are looked ahead for what must come next."""
+MOST_EXTENSIONS = 64
+"""Longer tokens of which each is tried, to see whether the grammar allows one; more are taken to be allowed."""
+
+
+class _Step(NamedTuple):
+    """A place after a token or bytes, and the step before it. Forks share the steps that they have in common."""
+
+    place: GrammarPlace
+    taken: int | bytes
+    before: _Step | None
+
+
+class GrammarMatcher(Matcher):
+    """Follows one output under a compiled grammar. After an end-of-sequence token nothing may come.
+
+    Steps are never changed, so that `fork` and `rollback` take no time. One thread at a time may use a
+    matcher; matchers of one grammar may be used by different threads.
+    """
+
+    def __init__(self, program: GrammarProgram, vocabulary: Vocabulary) -> None:
+        self._program, self._vocabulary = program, vocabulary
+        self._last = _Step(program.start(), b"", None)
+
+    def mask(self, out: np.ndarray) -> None:
+        self._place().mask(out)
+
+    def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
+        self._place().tree_masks(tokens, parents, out)
+
+    def accept(self, token: int) -> None:
+        place = self._place().step(token)
+        if place is None:
+            raise ArgumentError("token", token, "a token that the mask allows", "Call mask() before choosing a token.")
+        self._last = _Step(place, token, self._last)
+
+    def accept_bytes(self, data: bytes) -> None:
+        """Advances by bytes, which count as one token for `rollback`. Raises ArgumentError, unchanged, if the grammar
+        forbids them."""
+        place = self._place().step_bytes(data)
+        if place is None:
+            raise ArgumentError("data", data, "bytes that the grammar allows next")
+        self._last = _Step(place, data, self._last)
+
+    def rollback(self, count: int) -> None:
+        if count < 0:
+            raise ArgumentError("count", count, "an integer >= 0")
+        step = self._last
+        for taken in range(count):
+            if step.before is None:
+                raise ArgumentError("count", count, f"at most {taken}, the number of accepted tokens")
+            step = step.before
+        self._last = step
+
+    def fork(self) -> GrammarMatcher:
+        forked = object.__new__(GrammarMatcher)
+        forked._program, forked._vocabulary, forked._last = self._program, self._vocabulary, self._last
+        return forked
+
+    def forced_bytes(self) -> bytes:
+        """Bytes that must come next, up to the next choice or possible end; at most `MOST_FORCED`."""
+        return self._place().forced(MOST_FORCED)
+
+    def forced(self) -> list[int]:
+        """The tokens that the tokenizer writes the certain bytes with, as far as what comes after can't change them.
+
+        A token is left out, with all after it, if from its start some token of the vocabulary that the
+        grammar allows runs past the end of the certain bytes: the tokenizer may write that one instead. Where the
+        output must end, the end-of-sequence token, if there is but one.
+        """
+        place = self._place()
+        if place.ended:
+            return []
+        data = place.forced(MOST_FORCED)
+        if not data:
+            return self._only_token(place)
+        tokens = self._tokenize(data)
+        if tokens is None:
+            return self._only_token(place)
+        return self._certain(place, tokens, data)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._last.place.complete
+
+    @property
+    def is_stuck(self) -> bool:
+        """No token may come next, though the output is not complete: only where the vocabulary lacks single bytes."""
+        return self._place().stuck
+
+    def _place(self) -> GrammarPlace:
+        """Where the output is. Follows it again from the start if the parser has outgrown its memory."""
+        if self._last.place.stale:
+            steps = []
+            step = self._last
+            while step.before is not None:
+                steps.append(step.taken)
+                step = step.before
+            fresh = _Step(self._program.start(), b"", None)
+            for taken in reversed(steps):
+                place = fresh.place.step_bytes(taken) if isinstance(taken, bytes) else fresh.place.step(taken)
+                assert place is not None  # it was accepted before
+                fresh = _Step(place, taken, fresh)
+            self._last = fresh
+        return self._last.place
+
+    def _only_token(self, place: GrammarPlace) -> list[int]:
+        """The next token, if the mask has but one."""
+        words = np.zeros((self._vocabulary.size + 31) // 32, np.int32)
+        place.mask(words)
+        if np.count_nonzero(words) != 1:
+            return []
+        allowed = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
+        return [int(allowed[0])] if len(allowed) == 1 else []
+
+    def _tokenize(self, data: bytes) -> list[int] | None:
+        """Whole characters at the start of `data`, as tokens; None if they don't add up to the same bytes."""
+        try:
+            string = data.decode()
+        except UnicodeDecodeError as error:
+            if error.start == 0:
+                return None
+            string = data[: error.start].decode()
+        tokens = self._vocabulary.tokenize(string)
+        table = self._vocabulary.token_bytes
+        return tokens if b"".join(table[token] for token in tokens) == string.encode() else None
+
+    def _certain(self, place: GrammarPlace, tokens: list[int], data: bytes) -> list[int]:
+        table, trie = self._vocabulary.token_bytes, self._vocabulary.trie
+        at = 0
+        for count, token in enumerate(tokens):
+            rest = data[at:]
+            longer = [t for t in trie.tokens_with_prefix(rest) if len(table[t]) > len(rest)]
+            if len(longer) > MOST_EXTENSIONS or any(place.step(t) is not None for t in longer):
+                return tokens[:count]
+            after = place.step(token)
+            if after is None:
+                return tokens[:count]
+            place = after
+            at += len(table[token])
+        return tokens
+
+
+def masks(matchers: Sequence[GrammarMatcher], out: np.ndarray, threads: int = 1) -> None:
+    """The masks of several matchers, on several threads, without Python's lock.
+
+    out: int32 (matchers, ceil(vocabulary / 32)). Matchers may be of different grammars of vocabularies of one size.
+    """
+    grammar_masks([matcher._place() for matcher in matchers], out, threads)
