@@ -17,6 +17,7 @@ transformers' generate in float32, which has the same values, at 512 tokens of c
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import shutil
@@ -44,6 +45,11 @@ ENGINES = (
 def serve(measure: Any) -> None:
     for line in sys.stdin:
         print(json.dumps(measure(**json.loads(line))), flush=True)
+
+
+def interval(times: list[float]) -> float:
+    """The median time between two tokens."""
+    return statistics.median(after - before for before, after in itertools.pairwise(times))
 
 
 def peak() -> float:
@@ -75,11 +81,12 @@ def tokloom_child(model: str, weights: str, kv: str | None) -> None:
         read = time.perf_counter() - start
         memory = peak() - before
         token = int(after.argmax())
-        start = time.perf_counter()
+        times = [time.perf_counter()]
         for i in range(new):
             step = Step((len(tokens) + i,), loaded.device)
             token = int(forward(loaded, store, [token], step, all_logits=True)[0].argmax())
-        each = (time.perf_counter() - start) / new
+            times.append(time.perf_counter())
+        each = interval(times)
         wide = []
         for _ in range(3):
             parents = (-1, *(i // 2 for i in range(15)))
@@ -106,6 +113,7 @@ def tokloom_child(model: str, weights: str, kv: str | None) -> None:
 def transformers_child(model: str, dtype: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.generation.streamers import BaseStreamer
 
     from tokloom.models.load import _resolve
 
@@ -115,21 +123,25 @@ def transformers_child(model: str, dtype: str) -> None:
     seconds = time.perf_counter() - start
     config = loaded.config.get_text_config()
 
-    def generate(tokens: list[int], new: int) -> float:
-        ids = torch.tensor([tokens])
-        start = time.perf_counter()
-        loaded.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
-            do_sample=False, pad_token_id=0,
-        )  # fmt: skip
-        return time.perf_counter() - start
+    class Clock(BaseStreamer):
+        """When the prompt and each token were there."""
+
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def put(self, value: Any) -> None:
+            self.times.append(time.perf_counter())
+
+        def end(self) -> None:
+            pass
 
     def measure(tokens: list[int], new: int) -> dict[str, float]:
-        before = peak()
-        generate(tokens, 1)  # the first one also loads what is mapped
-        first = generate(tokens, 1)
-        memory = peak() - before
-        each = (generate(tokens, new + 1) - first) / new
+        ids, before, clock = torch.tensor([tokens]), peak(), Clock()
+        loaded.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new + 1, min_new_tokens=new + 1,
+            do_sample=False, pad_token_id=0, streamer=clock,
+        )  # fmt: skip
+        first, each, memory = clock.times[1] - clock.times[0], interval(clock.times[1:]), peak() - before
         size = 2 if dtype == "bfloat16" else 4
         slot = 2 * config.num_key_value_heads * getattr(config, "head_dim", 64) * size
         return {
@@ -143,7 +155,7 @@ def transformers_child(model: str, dtype: str) -> None:
 
 
 LLAMA = """
-import json, resource, sys, time
+import json, resource, statistics, sys, time
 import llama_cpp
 path, threads, window = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 start = time.perf_counter()
@@ -160,11 +172,13 @@ for line in sys.stdin:
     read = time.perf_counter() - start
     memory = peak() - before
     token = llm.sample(temp=0)
-    start = time.perf_counter()
+    times = []
     for _ in range(new):
+        start = time.perf_counter()
         llm.eval([token])
         token = llm.sample(temp=0)
-    each = (time.perf_counter() - start) / new
+        times.append(time.perf_counter() - start)
+    each = statistics.median(times)
     print(json.dumps({"token": each, "prompt": len(tokens) / read, "memory": memory, "load": seconds}), flush=True)
 """
 
