@@ -39,7 +39,7 @@ Parser::~Parser() = default;
 
 void Parser::charge(size_t bytes) {
   const size_t used = memory_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  if (used > limit_) full_.store(true, std::memory_order_relaxed);
+  if (used > limit_ || lexer_->full()) full_.store(true, std::memory_order_relaxed);
   if (used > 4 * limit_) {
     throw GrammarProblem("grammar", "matching it takes more than " + std::to_string(4 * limit_ >> 20) + " MB",
                          "It is too ambiguous: write it so that there are fewer ways to read the same output.");

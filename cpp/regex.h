@@ -40,7 +40,8 @@ class RegexSet {
   };
 
   // Strings with other bytes than these are left out of every set: no token can write them.
-  explicit RegexSet(const ByteSet& alphabet);
+  // Throws GrammarProblem when it would take more memory than `limit`.
+  RegexSet(const ByteSet& alphabet, size_t limit);
 
   Id bytes(ByteSet set);
   Id literal(std::string_view text);
@@ -112,6 +113,7 @@ class RegexSet {
 
   uint64_t signs_[256];  // of collect_fronts: equal signs, equal derivatives
   uint64_t fronts_ = 0;
+  size_t limit_;
   size_t memory_ = 0;
 };
 

@@ -9,8 +9,8 @@ namespace tokloom {
 namespace {
 
 constexpr int kDeepest = 3000;         // of nested expressions: recursion must not exhaust the stack
-constexpr size_t kMostSearched = 200000;  // states, to find out whether a set is empty
-constexpr size_t kMostNodes = 4000000;
+constexpr size_t kMostSearched = 50000;    // states,
+constexpr size_t kMostMade = 300000;       // and expressions made, // to find out whether a set is empty
 
 void check_depth(int depth) {
   if (depth > kDeepest) {
@@ -131,7 +131,7 @@ RegexSet::Id RegexSet::derivative(Id id, uint8_t byte, int depth) {
 
 const RegexSet::Row& RegexSet::raw_row(Id id) {
   if (raw_[id]) return *raw_[id];
-  if (nodes_.size() > kMostNodes) {
+  if (memory_ > limit_) {
     throw GrammarProblem("grammar", "a regular part has too many states", "Simplify intersections and counted repeats.");
   }
   auto made = std::make_unique<Row>();
@@ -167,6 +167,7 @@ bool RegexSet::alive(Id id) {
   if (life_[id] != Life::unknown) return life_[id] == Life::alive;
   std::vector<std::pair<Id, Id>> found{{id, id}};  // state, and where it was reached from
   std::unordered_map<Id, Id> from{{id, id}};
+  const size_t nodes = nodes_.size();
   for (size_t at = 0; at < found.size(); ++at) {
     const Id state = found[at].first;
     const Row& row = raw_row(state);
@@ -185,7 +186,7 @@ bool RegexSet::alive(Id id) {
       }
       if (life_[next] == Life::unknown && from.emplace(next, state).second) found.emplace_back(next, state);
     }
-    if (found.size() > kMostSearched) {
+    if (found.size() > kMostSearched || nodes_.size() - nodes > kMostMade) {
       throw GrammarProblem("grammar", "an intersection or difference is too large to tell whether it is empty",
                            "Lower its counts, or drop one side.");
     }
