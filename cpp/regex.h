@@ -54,7 +54,7 @@ class RegexSet {
 
   bool nullable(Id id) const { return nodes_[id].nullable; }
   // Some string is in the set. May have to search; throws GrammarProblem beyond a limit.
-  bool alive(Id id);
+  bool alive(Id id, int depth = 0);
   // All of whose edges lead to states that are alive. Valid as long as the set.
   const Row& row(Id id);
 
@@ -87,6 +87,7 @@ class RegexSet {
   Id intern(Kind kind, const std::vector<Id>& items);
   Id state_of(Id automaton, uint32_t state);
   Id derivative(Id id, uint8_t byte, int depth);
+  bool search(Id id);
   void collect_fronts(Id id, int depth);
   void add_front(const ByteSet& set);
   const Row& raw_row(Id id);
