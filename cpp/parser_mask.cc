@@ -53,10 +53,14 @@ class MaskBuilder {
     }
   }
 
+  // One of the terminals takes all tokens below.
   bool stays(const Configuration* at, uint32_t node) {
-    if (at->items.size() != 1) return false;
-    const RegexSet::Id state = at->items[0].state;
-    return parser_.lexer_->stays(state, parser_.regexes_.row(state), node);
+    const size_t tried = std::min<size_t>(at->items.size(), 4);
+    for (size_t i = 0; i < tried; ++i) {
+      const RegexSet::Id state = at->items[i].state;
+      if (parser_.lexer_->stays(state, parser_.regexes_.row(state), node)) return true;
+    }
+    return false;
   }
 
   void take(const uint32_t* begin, const uint32_t* end) {
