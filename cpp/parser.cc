@@ -156,7 +156,9 @@ const Configuration* Parser::advance(const Configuration* from, uint8_t byte) {
     made = configuration(std::move(items), {}, false);
   } else {
     made = after(ended);
-    if (!items.empty()) {
+    if (made == nullptr) {
+      made = configuration(std::move(items), {}, false);
+    } else if (!items.empty()) {
       items.insert(items.end(), made->items.begin(), made->items.end());
       made = configuration(std::move(items), made->specials, made->complete);
     }

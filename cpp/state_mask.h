@@ -55,7 +55,9 @@ class Lexer {
   Lexer(const VocabularyIndex& index, size_t limit)
       : vocabulary(index), regexes(index.alphabet(), limit + kReserve), limit_(limit) {}
 
-  const StateMask& mask(RegexSet::Id state);
+  const StateMask& mask(RegexSet::Id state) { return mask(state, 0); }
+  // The same for what lies below a trie's node, at which the state is.
+  const StateMask& mask(RegexSet::Id state, uint32_t node);
   // Whether all tokens below the trie's node stay inside, since all their bytes lead the state, whose row this is,
   // back to itself. Ends on the way don't matter then.
   bool stays(RegexSet::Id state, const RegexSet::Row& row, uint32_t node) {
@@ -79,7 +81,7 @@ class Lexer {
   class Walk;
   void find_loops(RegexSet::Id state, const RegexSet::Row& row);
   bool returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8);
-  std::unordered_map<RegexSet::Id, const StateMask*> masks_;
+  std::unordered_map<uint64_t, const StateMask*> masks_;  // by state and node
   std::vector<std::unique_ptr<StateMask>> made_;
   static constexpr size_t kReserve = size_t{128} << 20;
   size_t limit_;
