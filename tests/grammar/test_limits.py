@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from tests.grammar.test_matcher import NAMES, start
 from tokloom.errors import GrammarError
 from tokloom.grammar import compiled
 from tokloom.grammar.compiled import compile_expression
-from tokloom.grammar.expression import ANY_TEXT, Both, Concat, Either, Expression, Grammar, Ref, text
+from tokloom.grammar.expression import ANY_TEXT, Both, Chars, Concat, Either, Expression, Grammar, Ref, Repeat, text
 
 
 def test_threads_share_a_grammar() -> None:
@@ -87,3 +88,23 @@ def test_long_chains_of_rules_and_deep_nesting_of_the_output() -> None:
     nested = start(Ref("n"), vocabulary, n=Either((Concat((text("a"), Ref("n"), text("b"))), text("ab"))))
     nested.accept_bytes(b"a" * 20000 + b"b" * 20000)
     assert nested.is_complete
+
+
+def test_the_shared_automata_are_begun_anew_when_they_grow_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "LEXER_LIMIT", 200_000)
+    vocabulary, large = vocabulary_of("ab", "ba"), vocabulary_of("ab", "ba")
+    first = start(Concat((text("a"), Repeat(text("ba"), 0, 50))), vocabulary)
+    sizes = []
+    for number in range(40):
+        grammar = Grammar(Concat((text(f"{number}"), Repeat(Chars(((97, 97 + number),)), 5, 30), text("!"))), {})
+        matcher = compile_expression(grammar, vocabulary).matcher()
+        matcher.accept_bytes(f"{number}aaa".encode())
+        monkeypatch.setattr(compiled, "LEXER_LIMIT", 1 << 30)
+        expected = compile_expression(grammar, large).matcher()
+        monkeypatch.setattr(compiled, "LEXER_LIMIT", 200_000)
+        expected.accept_bytes(f"{number}aaa".encode())
+        assert masked(matcher, vocabulary) == masked(expected, large)
+        sizes.append(compile_expression(grammar, vocabulary).shared_nbytes)
+    assert any(after < before for before, after in itertools.pairwise(sizes))
+    first.accept_bytes(b"abab")
+    assert masked(first, vocabulary) == {4, 4 + 2 + ord("a")}

@@ -320,6 +320,41 @@ def test_a_vocabulary_without_single_bytes_is_not_led_into_dead_ends() -> None:
     assert masked(stuck, vocabulary) == set()
 
 
+@given(
+    options=st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=6, unique=True),
+    pieces=st.lists(st.text("abc", min_size=1, max_size=3).map(str.encode), min_size=1, max_size=8),
+    data=st.data(),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_is_left_can_always_be_spelled(options: list[str], pieces: list[bytes], data: st.DataObject) -> None:
+    vocabulary = incomplete(*pieces)
+    texts = [option.encode() for option in options]
+
+    def spelled(rest: bytes) -> bool:
+        return not rest or any(rest.startswith(piece) and spelled(rest[len(piece) :]) for piece in pieces)
+
+    def expected(output: bytes) -> set[int]:
+        tokens = {
+            token
+            for token, piece in enumerate(pieces, 4)
+            if any(t.startswith(output + piece) and spelled(t[len(output + piece) :]) for t in texts)
+        }
+        return tokens | ({EOS} if output in texts else set())
+
+    grammar = Grammar(Either(tuple(text(option) for option in options)), {})
+    if not any(spelled(t) for t in texts):
+        with pytest.raises(GrammarError, match="no string"):
+            compile_expression(grammar, vocabulary)
+        return
+    matcher, output = compile_expression(grammar, vocabulary).matcher(), b""
+    while allowed := sorted(expected(output) - {EOS}):
+        assert masked(matcher, vocabulary) == expected(output)
+        token = data.draw(st.sampled_from(allowed))
+        matcher.accept(token)
+        output += vocabulary.token_bytes[token]
+    assert masked(matcher, vocabulary) == {EOS}
+
+
 def test_text_up_to_a_trigger_and_free_characters() -> None:
     vocabulary = vocabulary_of("ab", "a<", "<t", "<tx", "b<tc", "é<", alphabet=bytes(range(256)))
     free = Except(ANY_TEXT, Concat((ANY_TEXT, text("<t"), ANY_TEXT)))
