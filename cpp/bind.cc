@@ -58,7 +58,7 @@ Kind kind_of(const std::string& name) {
 }
 
 int checked_bits(int bits) {
-  if (bits != 8 && bits != 24) throw nb::value_error("activation_bits is neither 8 nor 24");
+  if (bits != 8 && bits != 24) throw nb::value_error("prompt_bits is neither 8 nor 24");
   return bits;
 }
 
@@ -79,28 +79,28 @@ NB_MODULE(_core, m) {
       .def(
           "__init__",
           [](PackedMatrix* self, uintptr_t weights, size_t outputs, size_t inputs, const std::string& format,
-             int activation_bits, int threads) {
+             int prompt_bits, int threads) {
             const Kind kind = kind_of(format);
-            checked_bits(activation_bits);
+            checked_bits(prompt_bits);
             nb::gil_scoped_release unlocked;
-            new (self) PackedMatrix(reinterpret_cast<const float*>(weights), outputs, inputs, kind, activation_bits,
+            new (self) PackedMatrix(reinterpret_cast<const float*>(weights), outputs, inputs, kind, prompt_bits,
                                     threads);
           },
-          nb::arg("weights"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("format"), nb::arg("activation_bits"),
+          nb::arg("weights"), nb::arg("outputs"), nb::arg("inputs"), nb::arg("format"), nb::arg("prompt_bits"),
           nb::arg("threads"))
       .def_static(
           "from_gguf",
-          [](uintptr_t blocks, size_t bytes, int type, size_t outputs, size_t inputs, int activation_bits,
+          [](uintptr_t blocks, size_t bytes, int type, size_t outputs, size_t inputs, int prompt_bits,
              int threads) {
-            checked_bits(activation_bits);
+            checked_bits(prompt_bits);
             const size_t row = tokloom::kind_of_gguf(type) ? tokloom::gguf_row_bytes(type, inputs) : 0;
             if (row == 0 || inputs % tokloom::kGroup || bytes != row * outputs)
               throw nb::value_error("blocks is not a matrix of that type and shape");
-            return PackedMatrix(reinterpret_cast<const uint8_t*>(blocks), type, outputs, inputs, activation_bits,
+            return PackedMatrix(reinterpret_cast<const uint8_t*>(blocks), type, outputs, inputs, prompt_bits,
                                 threads);
           },
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("blocks"), nb::arg("bytes"), nb::arg("type"),
-          nb::arg("outputs"), nb::arg("inputs"), nb::arg("activation_bits"), nb::arg("threads"))
+          nb::arg("outputs"), nb::arg("inputs"), nb::arg("prompt_bits"), nb::arg("threads"))
       .def(
           "apply",
           [](const PackedMatrix& self, uintptr_t x, size_t rows, uintptr_t out, int threads) {

@@ -133,16 +133,25 @@ void bind_grammar(nb::module_& m) {
           "step",
           [](const BoundPlace& self, int64_t token) -> nb::object {
             BoundPlace next = self;
-            return self.program->step(next.place, token) ? nb::cast(std::move(next)) : nb::none();
+            bool allowed;
+            {
+              const nb::gil_scoped_release unlocked;  // another thread may be making a mask under the engine's lock
+              allowed = self.program->step(next.place, token);
+            }
+            return allowed ? nb::cast(std::move(next)) : nb::none();
           },
           nb::arg("token"))
       .def(
           "step_bytes",
           [](const BoundPlace& self, const nb::bytes& data) -> nb::object {
             BoundPlace next = self;
-            return self.program->step_bytes(next.place, std::string_view(data.c_str(), data.size()))
-                       ? nb::cast(std::move(next))
-                       : nb::none();
+            const std::string_view bytes(data.c_str(), data.size());
+            bool allowed;
+            {
+              const nb::gil_scoped_release unlocked;
+              allowed = self.program->step_bytes(next.place, bytes);
+            }
+            return allowed ? nb::cast(std::move(next)) : nb::none();
           },
           nb::arg("data"))
       .def(
@@ -165,18 +174,32 @@ void bind_grammar(nb::module_& m) {
       .def(
           "forced",
           [](const BoundPlace& self, size_t most) {
-            return as_bytes(self.place.ended ? std::string() : self.place.parser->forced(self.place.at, most));
+            std::string bytes;
+            if (!self.place.ended) {
+              const nb::gil_scoped_release unlocked;
+              bytes = self.place.parser->forced(self.place.at, most);
+            }
+            return as_bytes(bytes);
           },
           nb::arg("most"))
       .def_prop_ro("ended", [](const BoundPlace& self) { return self.place.ended; })
       .def_prop_ro("complete", [](const BoundPlace& self) { return self.program->complete(self.place); })
-      .def_prop_ro("stuck", [](const BoundPlace& self) { return self.program->stuck(self.place); })
+      .def_prop_ro("stuck", [](const BoundPlace& self) {
+                     const nb::gil_scoped_release unlocked;
+                     return self.program->stuck(self.place);
+                   })
       .def_prop_ro("stale", [](const BoundPlace& self) { return self.place.parser->full(); });
 
   nb::class_<GrammarProgram>(m, "GrammarProgram")
       .def("__init__", &make_program, nb::arg("pool"), nb::arg("form"), nb::arg("specials"), nb::arg("ends"),
            nb::arg("limit"), nb::keep_alive<1, 2>())
-      .def("start", [](GrammarProgram& self) { return BoundPlace{&self, self.start()}; })
+      .def("start",
+           [](GrammarProgram& self) {
+             BoundPlace place{&self, {}};
+             const nb::gil_scoped_release unlocked;
+             place.place = self.start();
+             return place;
+           })
       .def_prop_ro("nbytes", &GrammarProgram::memory);
 
   m.def(

@@ -9,9 +9,9 @@ std::shared_ptr<Lexer> LexerPool::lexer() {
   const std::lock_guard<std::mutex> locked(mutex_);
   if (lexer_) {
     const std::lock_guard<std::mutex> still(lexer_->mutex);
-    if (lexer_->memory() > limit_) lexer_.reset();
+    if (lexer_->full()) lexer_.reset();
   }
-  if (!lexer_) lexer_ = std::make_shared<Lexer>(index_);
+  if (!lexer_) lexer_ = std::make_shared<Lexer>(index_, limit_);
   return lexer_;
 }
 

@@ -79,8 +79,8 @@ void PackedMatrix::allocate() {
 }
 
 PackedMatrix::PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Kind kind,
-                           int activation_bits, int threads)
-    : outputs_(outputs), inputs_(inputs), kind_(kind), activation_bits_(activation_bits) {
+                           int prompt_bits, int threads)
+    : outputs_(outputs), inputs_(inputs), kind_(kind), prompt_bits_(prompt_bits) {
   allocate();
   const bool levels = layout(kind).group > 0;
   parallel_for(blocks(), 4, threads, [&](std::size_t begin, std::size_t end) {
@@ -100,8 +100,8 @@ PackedMatrix::PackedMatrix(const float* weights, std::size_t outputs, std::size_
 }
 
 PackedMatrix::PackedMatrix(const std::uint8_t* gguf, int type, std::size_t outputs, std::size_t inputs,
-                           int activation_bits, int threads)
-    : outputs_(outputs), inputs_(inputs), kind_(kind_of_gguf(type).value()), activation_bits_(activation_bits) {
+                           int prompt_bits, int threads)
+    : outputs_(outputs), inputs_(inputs), kind_(kind_of_gguf(type).value()), prompt_bits_(prompt_bits) {
   allocate();
   const std::size_t row_bytes = gguf_row_bytes(type, inputs);
   parallel_for(blocks(), 4, threads, [&](std::size_t begin, std::size_t end) {
@@ -117,9 +117,10 @@ PackedMatrix::PackedMatrix(const std::uint8_t* gguf, int type, std::size_t outpu
 }
 
 void PackedMatrix::prepare(Rows& rows, int threads, ParallelFor split) const {
-  if (!layout(kind_).group || rows.bits == activation_bits_) return;
-  if (activation_bits_ == 24 && rows.rows > kFewRows) return;  // see run_widened
-  rows.bits = activation_bits_;
+  const int wanted = bits(rows.rows);
+  if (!layout(kind_).group || rows.bits == wanted) return;
+  if (wanted == 24 && rows.rows > kFewRows) return;  // see run_widened
+  rows.bits = wanted;
   rows.levels.resize(rows.rows * inputs_ * 4);
   rows.scales.resize(rows.rows * inputs_ / kGroup);
   rows.shifts.resize(rows.rows * kParts * inputs_ / 16);
@@ -132,7 +133,7 @@ void PackedMatrix::prepare(Rows& rows, int threads, ParallelFor split) const {
 
 void PackedMatrix::apply(const Rows& rows, float* out, std::size_t stride, std::size_t begin, std::size_t end) const {
   const Packed packed{data_.get(), factors_.get(), outputs_, inputs_};
-  kernels().of(kind_, activation_bits_)(rows, packed, out, stride, begin, end);
+  kernels().of(kind_, bits(rows.rows))(rows, packed, out, stride, begin, end);
 }
 
 void PackedMatrix::apply(Rows& rows, float* out, std::size_t stride, int threads) const {

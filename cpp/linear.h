@@ -9,7 +9,7 @@
 // Levels: a weight is scale * level + least, level 0 to 255 (8 bits) or 0 to 15 (4 bits), with a scale, and where the
 // format needs it a least value, for every 16 or 32 inputs of an output; without one, least is -128 * scale, so that 8
 // bits are signed. Four inputs of one output lie side by side: what one instruction multiplies and sums. Products are
-// of integers: the rows of x are rounded to 24 bits (or to 8) with a scale for every 32 inputs. 24 bits are what a float
+// of integers: the rows of x are rounded to 24 bits (many rows to 8, on demand) with a scale for every 32 inputs. 24 bits are what a float
 // has: the products are then as exact as fp32's, and faster.
 #pragma once
 
@@ -24,6 +24,7 @@ namespace tokloom {
 
 constexpr std::size_t kBlock = 16;  // outputs of a block
 constexpr std::size_t kGroup = 32;  // inputs that share a scale of x
+constexpr std::size_t kManyRows = 64;  // beyond it is a prompt's chunk, not a draft tree
 constexpr std::size_t kFewRows = 4;  // up to which rows of 24 bits are multiplied as integers
 constexpr std::size_t kParts = 3;   // into which a level of x is split at most, for the processor to multiply
 
@@ -114,11 +115,12 @@ const Kernels& kernels();
 class PackedMatrix {
  public:
   // From floats, (outputs, inputs) row-major. Inputs must be a multiple of 32 for kinds with levels.
-  // activation_bits: 24 or 8, what the rows that are multiplied are rounded to; of no effect on f32 and bf16.
-  PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Kind kind, int activation_bits,
+  // prompt_bits: 24 or 8, what more than kManyRows rows are rounded to; fewer have 24 bits, so that a token's result
+  // does not depend on what else is in its pass. Of no effect on f32 and bf16.
+  PackedMatrix(const float* weights, std::size_t outputs, std::size_t inputs, Kind kind, int prompt_bits,
                int threads);
   // From the blocks of a GGUF tensor, row by row, value for value. `type` is ggml's number; `kind_of_gguf` must know it.
-  PackedMatrix(const std::uint8_t* blocks, int type, std::size_t outputs, std::size_t inputs, int activation_bits,
+  PackedMatrix(const std::uint8_t* blocks, int type, std::size_t outputs, std::size_t inputs, int prompt_bits,
                int threads);
 
   // out[row * stride + output] = rows W^T, on torch's threads.
@@ -134,17 +136,17 @@ class PackedMatrix {
   std::size_t blocks() const { return (outputs_ + kBlock - 1) / kBlock; }
   std::size_t bytes() const { return data_bytes_ + factor_bytes_; }
   Kind kind() const { return kind_; }
-  int activation_bits() const { return activation_bits_; }
 
  private:
   struct Free {
     void operator()(void* p) const;
   };
   void allocate();
+  int bits(std::size_t rows) const { return rows > kManyRows ? prompt_bits_ : 24; }
 
   std::size_t outputs_, inputs_, data_bytes_ = 0, factor_bytes_ = 0;
   Kind kind_;
-  int activation_bits_;
+  int prompt_bits_;
   std::unique_ptr<char, Free> data_, factors_;
 };
 

@@ -39,7 +39,7 @@ Parser::~Parser() = default;
 
 void Parser::charge(size_t bytes) {
   const size_t used = memory_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  if (used > limit_) full_.store(true, std::memory_order_relaxed);
+  if (used > limit_ || lexer_->full()) full_.store(true, std::memory_order_relaxed);
   if (used > 4 * limit_) {
     throw GrammarProblem("grammar", "matching it takes more than " + std::to_string(4 * limit_ >> 20) + " MB",
                          "It is too ambiguous: write it so that there are fewer ways to read the same output.");
@@ -156,7 +156,9 @@ const Configuration* Parser::advance(const Configuration* from, uint8_t byte) {
     made = configuration(std::move(items), {}, false);
   } else {
     made = after(ended);
-    if (!items.empty()) {
+    if (made == nullptr) {
+      made = configuration(std::move(items), {}, false);
+    } else if (!items.empty()) {
       items.insert(items.end(), made->items.begin(), made->items.end());
       made = configuration(std::move(items), made->specials, made->complete);
     }

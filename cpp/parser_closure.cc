@@ -4,12 +4,41 @@
 
 namespace tokloom {
 
+namespace {
+
+constexpr uint32_t kMostCopied = 8;
+
+}  // namespace
+
 void Parser::Closure::clear() {
   waiting_.clear();
   order_ = {};
   items_.clear();
   specials_.clear();
   complete = false;
+  ++round_;
+  marked_ = 0;
+}
+
+bool Parser::Closure::mark(RuleSet::Id expression, uint32_t frame) {
+  if (2 * (marked_ + 1) > marks_.size()) {
+    const std::vector<Mark> old = std::move(marks_);
+    marks_.assign(std::max<size_t>(256, old.size() * 2), {0, 0, 0});
+    marked_ = 0;
+    for (const Mark& entry : old) {
+      if (entry.time == round_) mark(entry.expression, entry.frame);
+    }
+  }
+  const size_t most = marks_.size() - 1;
+  for (size_t at = mix(mix(3, expression), frame) >> 20 & most;; at = (at + 1) & most) {
+    Mark& entry = marks_[at];
+    if (entry.time != round_) {
+      entry = {expression, frame, round_};
+      ++marked_;
+      return true;
+    }
+    if (entry.expression == expression && entry.frame == frame) return false;
+  }
 }
 
 std::vector<uint32_t> Parser::Closure::frames_of(uint32_t stack) const {
@@ -19,17 +48,17 @@ std::vector<uint32_t> Parser::Closure::frames_of(uint32_t stack) const {
 
 void Parser::Closure::add(RuleSet::Id expression, const std::vector<uint32_t>& frames) {
   if (parser_.rules_.node(expression).dead || expression == RuleSet::kEmpty) return;
-  const auto [place, fresh] = waiting_.emplace(expression, frames);
-  if (fresh) {
-    order_.emplace(parser_.rules_.height(expression), expression);
-  } else {
-    place->second.insert(place->second.end(), frames.begin(), frames.end());
+  const auto [place, fresh] = waiting_.try_emplace(expression);
+  if (fresh) order_.emplace(parser_.rules_.height(expression), expression);
+  for (const uint32_t number : frames) {
+    if (mark(expression, number)) place->second.push_back(number);
   }
 }
 
 void Parser::Closure::pop(uint32_t stack) {
   std::vector<uint32_t> open{stack};
-  std::vector<uint32_t> seen{stack};
+  ++time_;
+  popped_.resize(parser_.stacks_.size(), 0);
   while (!open.empty()) {
     const std::vector<uint32_t> frames = frames_of(open.back());
     open.pop_back();
@@ -40,10 +69,15 @@ void Parser::Closure::pop(uint32_t stack) {
       }
       const Frame frame = parser_.frames_[number];
       const RuleSet::Id rest = parser_.rules_.settled(frame.rest);
-      add(rest, frames_of(frame.below));
+      // A large set is referred to, not copied: ambiguous grammars would copy it again at every step.
+      if (parser_.stacks_[frame.below].count <= kMostCopied) {
+        add(rest, frames_of(frame.below));
+      } else {
+        add(rest, {parser_.frame(RuleSet::kEmpty, frame.below)});
+      }
       if (!parser_.rules_.node(rest).nullable) continue;
-      if (std::find(seen.begin(), seen.end(), frame.below) != seen.end()) continue;
-      seen.push_back(frame.below);
+      if (popped_[frame.below] == time_) continue;
+      popped_[frame.below] = time_;
       open.push_back(frame.below);
     }
   }
@@ -116,7 +150,6 @@ const Configuration* Parser::Closure::run() {
     order_.pop();
     std::vector<uint32_t> frames = std::move(waiting_[expression]);
     std::sort(frames.begin(), frames.end());
-    frames.erase(std::unique(frames.begin(), frames.end()), frames.end());
     enter(expression, std::move(frames));
   }
   return parser_.configuration(std::move(items_), std::move(specials_), complete);

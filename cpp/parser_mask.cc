@@ -6,14 +6,28 @@
 
 namespace tokloom {
 
+namespace {
+
+constexpr uint32_t kMany = 64;  // nodes
+
+}  // namespace
+
 class MaskBuilder {
  public:
   MaskBuilder(Parser& parser, ConfigurationMask& out)
       : parser_(parser), index_(parser.lexer_->vocabulary), trie_(index_.trie()), out_(out) {}
 
   void build(const Configuration* at) {
+    below(0, at);
+    for (const Configuration::Item& item : at->specials) take(&item.state, &item.state + 1);
+  }
+
+ private:
+  // Tokens below a node, at which the configuration is: those that stay inside a terminal, and beyond its ends
+  // the same again.
+  void below(uint32_t node, const Configuration* at) {
     for (const Configuration::Item& item : at->items) {
-      const StateMask& inside = parser_.lexer_->mask(item.state);
+      const StateMask& inside = parser_.lexer_->mask(item.state, node);
       if (inside.wide) {
         if (std::find(out_.wide.begin(), out_.wide.end(), &inside) == out_.wide.end()) out_.wide.push_back(&inside);
       } else {
@@ -27,14 +41,19 @@ class MaskBuilder {
         take(group.tokens.data(), group.tokens.data() + group.tokens.size());
         if (group.nodes.empty()) continue;
         const Configuration* after = parser_.advance(beyond, group.byte);
-        for (const uint32_t node : group.nodes) walk(node, after, inside);
+        for (const uint32_t next : group.nodes) {
+          // What lies below many nodes is worth remembering by state; where little of it is outside, a walk is shorter.
+          if (trie_.node(next).skip > kMany && !inside.outside_known) {
+            below(next, after);
+          } else {
+            walk(next, after, inside);
+          }
+        }
       }
     }
-    for (const Configuration::Item& item : at->specials) take(&item.state, &item.state + 1);
   }
 
- private:
-  // Tokens below a node, at which the configuration is; as far as they don't stay inside.
+  // The same step by step; only as far as tokens don't stay inside.
   void walk(uint32_t root, const Configuration* at, const StateMask& inside) {
     open_.push_back({root, at});
     while (!open_.empty()) {
@@ -48,15 +67,21 @@ class MaskBuilder {
         if (!here->bytes.test(index_.child_byte(i))) continue;
         const uint32_t child = index_.child_node(i);
         take(trie_.keys_begin(child), trie_.keys_end(child));
-        if (trie_.node(child).skip > 1 && inside.any_outside_below(trie_, child)) open_.push_back({child, parser_.advance(here, index_.child_byte(i))});
+        if (trie_.node(child).skip > 1 && inside.any_outside_below(trie_, child)) {
+          open_.push_back({child, parser_.advance(here, index_.child_byte(i))});
+        }
       }
     }
   }
 
+  // One of the terminals takes all tokens below.
   bool stays(const Configuration* at, uint32_t node) {
-    if (at->items.size() != 1) return false;
-    const RegexSet::Id state = at->items[0].state;
-    return parser_.lexer_->stays(state, parser_.regexes_.row(state), node);
+    const size_t tried = std::min<size_t>(at->items.size(), 4);
+    for (size_t i = 0; i < tried; ++i) {
+      const RegexSet::Id state = at->items[i].state;
+      if (parser_.lexer_->stays(state, parser_.regexes_.row(state), node)) return true;
+    }
+    return false;
   }
 
   void take(const uint32_t* begin, const uint32_t* end) {

@@ -7,7 +7,7 @@
 
 namespace tokloom {
 
-RegexSet::RegexSet(const ByteSet& alphabet) : alphabet_(alphabet) {
+RegexSet::RegexSet(const ByteSet& alphabet, size_t limit) : alphabet_(alphabet), limit_(limit) {
   intern({Kind::nothing, false, false, 0, 0, 0, 0});
   intern({Kind::empty, true, false, 0, 0, 0, 0});
 }

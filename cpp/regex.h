@@ -40,7 +40,8 @@ class RegexSet {
   };
 
   // Strings with other bytes than these are left out of every set: no token can write them.
-  explicit RegexSet(const ByteSet& alphabet);
+  // Throws GrammarProblem when it would take more memory than `limit`.
+  RegexSet(const ByteSet& alphabet, size_t limit);
 
   Id bytes(ByteSet set);
   Id literal(std::string_view text);
@@ -53,7 +54,7 @@ class RegexSet {
 
   bool nullable(Id id) const { return nodes_[id].nullable; }
   // Some string is in the set. May have to search; throws GrammarProblem beyond a limit.
-  bool alive(Id id);
+  bool alive(Id id, int depth = 0);
   // All of whose edges lead to states that are alive. Valid as long as the set.
   const Row& row(Id id);
 
@@ -86,6 +87,7 @@ class RegexSet {
   Id intern(Kind kind, const std::vector<Id>& items);
   Id state_of(Id automaton, uint32_t state);
   Id derivative(Id id, uint8_t byte, int depth);
+  bool search(Id id);
   void collect_fronts(Id id, int depth);
   void add_front(const ByteSet& set);
   const Row& raw_row(Id id);
@@ -112,6 +114,7 @@ class RegexSet {
 
   uint64_t signs_[256];  // of collect_fronts: equal signs, equal derivatives
   uint64_t fronts_ = 0;
+  size_t limit_;
   size_t memory_ = 0;
 };
 

@@ -9,8 +9,7 @@ namespace tokloom {
 namespace {
 
 constexpr int kDeepest = 3000;         // of nested expressions: recursion must not exhaust the stack
-constexpr size_t kMostSearched = 200000;  // states, to find out whether a set is empty
-constexpr size_t kMostNodes = 4000000;
+constexpr size_t kMostSearched = size_t{48} << 20;  // bytes made to find out whether a set is empty
 
 void check_depth(int depth) {
   if (depth > kDeepest) {
@@ -131,7 +130,7 @@ RegexSet::Id RegexSet::derivative(Id id, uint8_t byte, int depth) {
 
 const RegexSet::Row& RegexSet::raw_row(Id id) {
   if (raw_[id]) return *raw_[id];
-  if (nodes_.size() > kMostNodes) {
+  if (memory_ > limit_) {
     throw GrammarProblem("grammar", "a regular part has too many states", "Simplify intersections and counted repeats.");
   }
   auto made = std::make_unique<Row>();
@@ -163,10 +162,30 @@ const RegexSet::Row& RegexSet::raw_row(Id id) {
   return *raw_[id];
 }
 
-bool RegexSet::alive(Id id) {
+bool RegexSet::alive(Id id, int depth) {
   if (life_[id] != Life::unknown) return life_[id] == Life::alive;
+  check_depth(depth);
+  const Node node = nodes_[id];
+  bool result;
+  if (node.kind == Kind::concat) {
+    result = alive(node.a, depth + 1) && alive(node.b, depth + 1);
+  } else if (node.kind == Kind::either) {
+    const std::vector<Id> items = items_of(id);
+    result = std::any_of(items.begin(), items.end(), [&](Id item) { return alive(item, depth + 1); });
+  } else if (node.kind == Kind::repeat) {
+    result = alive(node.a, depth + 1);
+  } else {
+    return search(id);
+  }
+  life_[id] = result ? Life::alive : Life::dead;
+  return result;
+}
+
+// For intersections and differences: looks for a string.
+bool RegexSet::search(Id id) {
   std::vector<std::pair<Id, Id>> found{{id, id}};  // state, and where it was reached from
   std::unordered_map<Id, Id> from{{id, id}};
+  const size_t before = memory_;
   for (size_t at = 0; at < found.size(); ++at) {
     const Id state = found[at].first;
     const Row& row = raw_row(state);
@@ -185,12 +204,12 @@ bool RegexSet::alive(Id id) {
       }
       if (life_[next] == Life::unknown && from.emplace(next, state).second) found.emplace_back(next, state);
     }
-    if (found.size() > kMostSearched) {
+    if (memory_ - before > kMostSearched) {
       throw GrammarProblem("grammar", "an intersection or difference is too large to tell whether it is empty",
                            "Lower its counts, or drop one side.");
     }
   }
-  for (const auto& [state, before] : found) life_[state] = Life::dead;
+  for (const auto& entry : found) life_[entry.first] = Life::dead;
   return false;
 }
 

@@ -7,6 +7,12 @@
 
 namespace tokloom {
 
+namespace {
+
+constexpr size_t kMostNodes = size_t{1} << 23;
+
+}  // namespace
+
 RuleSet::RuleSet(RegexSet& regexes) : regexes_(regexes) {
   intern({Kind::nothing, false, true, true, 0, 0, 0, 0});
   intern({Kind::empty, true, false, true, 0, 0, 0, 0});
@@ -73,6 +79,9 @@ RuleSet::Id RuleSet::intern(Node node) {
            other.most == node.most;
   });
   if (known != HashIndex::kNone) return known;
+  if (nodes_.size() > kMostNodes) {
+    throw GrammarProblem("grammar", "it takes more than 2^23 expressions", "Simplify left-recursive rules and counts.");
+  }
   judge(node);
   const auto id = static_cast<Id>(nodes_.size());
   nodes_.push_back(node);

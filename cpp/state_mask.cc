@@ -22,8 +22,9 @@ class Lexer::Walk {
   Walk(Lexer& lexer, StateMask& out)
       : lexer_(lexer), index_(lexer.vocabulary), trie_(index_.trie()), regexes_(lexer.regexes), out_(out) {}
 
-  void run(RegexSet::Id state) {
-    below(0, state);
+  void run(RegexSet::Id state, uint32_t start) {
+    start_ = start;
+    below(start, state);
     finish();
   }
 
@@ -103,7 +104,7 @@ class Lexer::Walk {
       take(trie_.keys_begin(child), trie_.keys_end(child));
       if (trie_.node(child).skip > 1) below(child, next);
     };
-    if (row.nullable && node != 0) {
+    if (row.nullable && node != start_) {
       for (uint32_t i = index_.children_begin(node); i < index_.children_end(node); ++i) {
         out_.beyond.push_back(index_.child_node(i));
         if (row.live.test(index_.child_byte(i))) enter(index_.child_node(i), row.next[index_.child_byte(i)]);
@@ -124,7 +125,7 @@ class Lexer::Walk {
       const RegexSet::Row* row;
       bool beyond;
     };
-    std::vector<Level> levels{{trie_.end(root), state, &regexes_.row(state), regexes_.nullable(state) && root != 0}};
+    std::vector<Level> levels{{trie_.end(root), state, &regexes_.row(state), regexes_.nullable(state) && root != start_}};
     const uint32_t last = trie_.end(root);
     for (uint32_t n = root + 1; n < last;) {
       while (n >= levels.back().end) levels.pop_back();
@@ -225,7 +226,7 @@ class Lexer::Walk {
       }
       if (trie_.node(node).skip > 1 && out_.any_outside_below(trie_, node)) group.nodes.push_back(node);
     }
-    if (!out_.wide) {
+    if (!out_.wide || start_ != 0) {
       out_.beyond.clear();
       out_.beyond.shrink_to_fit();
     }
@@ -236,11 +237,12 @@ class Lexer::Walk {
   void find_outside() {
     out_.outside_known = true;
     const std::vector<uint32_t>& sorted = trie_.sorted_keys();
-    for (uint32_t place = 0; place < sorted.size(); ++place) {
+    for (uint32_t place = trie_.first_place(start_); place < trie_.subtree_last_place(start_); ++place) {
       if (!inside(sorted[place])) out_.outside.push_back(place);
     }
   }
 
+  uint32_t start_ = 0;  // the node below which all this is
   Lexer& lexer_;
   const VocabularyIndex& index_;
   const ByteTrie& trie_;
@@ -289,29 +291,34 @@ void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
   }
 }
 
-const StateMask& Lexer::mask(RegexSet::Id state) {
-  if (const auto known = masks_.find(state); known != masks_.end()) return *known->second;
+const StateMask& Lexer::mask(RegexSet::Id state, uint32_t node) {
+  const uint64_t key = uint64_t{state} << 32 | node;
+  if (const auto known = masks_.find(key); known != masks_.end()) return *known->second;
   // Counts that no token can reach make no difference.
   const RegexSet::Id clamped = regexes.clamped(state, vocabulary.longest());
   if (clamped != state) {
-    const StateMask& same = mask(clamped);
-    masks_.emplace(state, &same);
+    const StateMask& same = mask(clamped, node);
+    masks_.emplace(key, &same);
     return same;
   }
   auto made = std::make_unique<StateMask>();
   Walk walk(*this, *made);
-  const RegexSet::Id relaxed = regexes.relaxed(state);
-  const StateMask* beside = relaxed != state && !regexes.row(state).narrow ? &mask(relaxed) : nullptr;
+  const StateMask* beside = nullptr;
+  RegexSet::Id relaxed = state;
+  if (node == 0 && !regexes.row(state).narrow) {
+    relaxed = regexes.relaxed(state);
+    if (relaxed != state) beside = &mask(relaxed);
+  }
   if (beside != nullptr && beside->wide) {
     made->wide = true;
     made->words = beside->words;
     walk.run_beside(state, relaxed, *beside);
   } else {
-    walk.run(state);
+    walk.run(state, node);
   }
   memory_ += made->memory() + 64;
   made_.push_back(std::move(made));
-  masks_.emplace(state, made_.back().get());
+  masks_.emplace(key, made_.back().get());
   return *made_.back();
 }
 

@@ -51,9 +51,13 @@ struct StateMask {
 // calls a method that is not const holds `mutex`; masks don't change or move once they are made.
 class Lexer {
  public:
-  explicit Lexer(const VocabularyIndex& index) : vocabulary(index), regexes(index.alphabet()) {}
+  // Beyond `limit` bytes it is full, and nobody should begin to use it; for those who do, there is room for a while.
+  Lexer(const VocabularyIndex& index, size_t limit)
+      : vocabulary(index), regexes(index.alphabet(), limit + kReserve), limit_(limit) {}
 
-  const StateMask& mask(RegexSet::Id state);
+  const StateMask& mask(RegexSet::Id state) { return mask(state, 0); }
+  // The same for what lies below a trie's node, at which the state is.
+  const StateMask& mask(RegexSet::Id state, uint32_t node);
   // Whether all tokens below the trie's node stay inside, since all their bytes lead the state, whose row this is,
   // back to itself. Ends on the way don't matter then.
   bool stays(RegexSet::Id state, const RegexSet::Row& row, uint32_t node) {
@@ -67,6 +71,7 @@ class Lexer {
     return (vocabulary.kinds_below(node) & ~row.loops_as_characters) == 0 && vocabulary.well_formed_below(node);
   }
   size_t memory() const { return regexes.memory() + memory_; }
+  bool full() const { return memory() > limit_; }
 
   const VocabularyIndex& vocabulary;
   RegexSet regexes;
@@ -76,8 +81,10 @@ class Lexer {
   class Walk;
   void find_loops(RegexSet::Id state, const RegexSet::Row& row);
   bool returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8);
-  std::unordered_map<RegexSet::Id, const StateMask*> masks_;
+  std::unordered_map<uint64_t, const StateMask*> masks_;  // by state and node
   std::vector<std::unique_ptr<StateMask>> made_;
+  static constexpr size_t kReserve = size_t{128} << 20;
+  size_t limit_;
   size_t memory_ = 0;
 };
 

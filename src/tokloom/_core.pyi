@@ -24,16 +24,16 @@ class PackedMatrix:
         weights: address of (outputs, inputs), row-major; copied.
         format: "fp32", "bf16", or "int8" or "int4" with factors for every 32 inputs, of which inputs must be a
             multiple (ValueError).
-        activation_bits: what int8 and int4 round the rows that they are multiplied with to: 8, or 24, as a float's.
+        prompt_bits: what int8 and int4 round more than 64 rows to, 8 or 24. Fewer have 24 bits, as a float.
         threads: to pack on.
     """
 
     def __init__(
-        self, weights: int, outputs: int, inputs: int, format: str, activation_bits: int, threads: int
+        self, weights: int, outputs: int, inputs: int, format: str, prompt_bits: int, threads: int
     ) -> None: ...
     @staticmethod
     def from_gguf(
-        blocks: int, bytes: int, type: int, outputs: int, inputs: int, activation_bits: int, threads: int
+        blocks: int, bytes: int, type: int, outputs: int, inputs: int, prompt_bits: int, threads: int
     ) -> PackedMatrix:
         """From the blocks of a GGUF tensor of ggml's type `type`, value for value: address of (outputs, bytes of a
         row). ValueError if the type is not one of `gguf_blocks.TYPES` or `bytes` does not fit."""

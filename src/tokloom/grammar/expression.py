@@ -117,7 +117,8 @@ class AnyOrder:
     """`members` in any order with `separator` between them: the properties of an object, in one word.
 
     Each member occurs as often as it allows, and there are `least` to `most` occurrences in all. The
-    engine keeps counts while it matches; it does not write out the orders.
+    engine keeps counts while it matches; it does not write out the orders. It refuses a separator that
+    may be empty together with a member that may be.
     """
 
     members: tuple[Member, ...]

@@ -4,8 +4,8 @@ A token's forward pass reads every weight once; with one or a few rows torch's m
 long as that. The C++ core keeps the weights packed in the order in which its kernel reads them and widens them in
 registers. "exact" keeps every value of the checkpoint in the smallest form that can hold it: the blocks of a GGUF file
 as they are, bf16 where all of a matrix's values are bf16, else fp32. int8 has an fp16 scale for every 32 inputs, int4 a
-scale and a least value (GGUF's Q4_1), and both round the rows that they are multiplied with to 8 bits, with a scale for
-every 32; with GGUF's blocks rows have 24 bits, as many as a float.
+scale and a least value (GGUF's Q4_1). Rows that levels are multiplied with have 24 bits, as many as a float; with int8
+and int4 those of a prompt's chunks, more than 64, have 8, with a scale for every 32, which is twice as fast.
 """
 
 from __future__ import annotations
