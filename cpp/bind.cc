@@ -15,6 +15,7 @@
 #include "linear.h"
 #include "packing.h"
 #include "token_trie.h"
+#include "top_k.h"
 
 namespace nb = nanobind;
 using tokloom::ByteTrie;
@@ -71,6 +72,14 @@ NB_MODULE(_core, m) {
 
   tokloom::bind_grammar(m);
 
+  m.def(
+      "top_k",
+      [](uintptr_t values, size_t rows, size_t width, size_t k, uintptr_t out) {
+        if (k > width) throw nb::value_error("k exceeds the width");
+        tokloom::top_k(reinterpret_cast<const float*>(values), rows, width, k, reinterpret_cast<int32_t*>(out));
+      },
+      nb::call_guard<nb::gil_scoped_release>(), nb::arg("values"), nb::arg("rows"), nb::arg("width"), nb::arg("k"),
+      nb::arg("out"));
   m.def("kernels", [] { return tokloom::kernels().name; });
   tokloom::bind_attention(m);
   tokloom::bind_decoder(m);

@@ -25,7 +25,7 @@ namespace tokloom {
 constexpr std::size_t kBlock = 16;  // outputs of a block
 constexpr std::size_t kGroup = 32;  // inputs that share a scale of x
 constexpr std::size_t kManyRows = 64;  // beyond it is a prompt's chunk, not a draft tree
-constexpr std::size_t kFewRows = 4;  // up to which rows of 24 bits are multiplied as integers
+constexpr std::size_t kFewRows = 10;  // up to which rows of 24 bits are multiplied as integers
 constexpr std::size_t kParts = 3;   // into which a level of x is split at most, for the processor to multiply
 
 // How a matrix is kept. The kernels are compiled for each of these.

@@ -117,6 +117,10 @@ class Decoder:
     def logits(self, step: Pass, first: int, out: int) -> None:
         """Logits after the rows from `first` on, (rows - first, vocabulary) float32."""
 
+def top_k(values: int, rows: int, width: int, k: int, out: int) -> None:
+    """Columns of the k largest of each row of (rows, width) float32, largest first, to `out`, (rows, k) int32. The
+    lower column first among equals; NaN counts as smallest. ValueError if k exceeds the width."""
+
 def attend(
     *,
     queries: int,

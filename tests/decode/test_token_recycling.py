@@ -93,11 +93,16 @@ def test_the_text_is_that_of_plain_decoding(family: str, sampling: Sampling, req
 
 
 def always_draft(engine: Engine) -> None:
-    """Makes every width cost the same, so that the whole tree is always worth verifying."""
+    """Makes every width cost the same and never rests, so that the whole tree is always worth verifying."""
     from tokloom.engine.cost_curve import WIDTHS, CostCurve
+    from tokloom.engine.drafting import Pace
+
+    class Open(Pace):
+        open = True
 
     assert engine._drafting is not None
     engine._drafting._curve = CostCurve(dict.fromkeys(WIDTHS, 1.0))
+    engine._drafting.pace = Open()
 
 
 @pytest.mark.model

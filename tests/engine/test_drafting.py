@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokloom.decode.stage import Drafter, DraftState, DraftTree
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
-from tokloom.engine.drafting import Drafting
+from tokloom.engine.drafting import Drafting, Pace
 from tokloom.models.language_model import LanguageModel
 
 
@@ -35,7 +36,66 @@ class ChainDrafter(Drafter):
 def drafting(model: LanguageModel, chance: float, cost_of_64: float) -> Drafting:
     made = Drafting(ChainDrafter(chance), model)
     made._curve = CostCurve({1: 1.0, 64: cost_of_64})
+    made.pace = Open()
     return made
+
+
+class Open(Pace):
+    """Never rests, so that the forecast alone decides."""
+
+    open = True  # type: ignore[assignment]
+
+
+class Clock:
+    now = 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def passes(pace: Pace, clock: Clock, count: int, seconds: float, tokens: int = 1, drafted: bool = False) -> None:
+    for _ in range(count):
+        pace.begin()
+        clock.now += seconds
+        pace.end(drafted, tokens)
+
+
+def test_drafting_waits_for_the_time_of_plain_passes() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    assert not pace.open
+    passes(pace, clock, Pace.PLAIN, 1.0)
+    assert pace.open
+    assert pace.plain == pytest.approx(1.0)
+
+
+def test_drafting_that_is_slower_rests_ever_longer_and_one_that_pays_goes_on() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    passes(pace, clock, Pace.PLAIN, 1.0)
+    rests = []
+    for _ in range(3):
+        passes(pace, clock, Pace.TRIAL, 3.0, tokens=2, drafted=True)  # two tokens in the time of three
+        assert not pace.open
+        rests.append(0)
+        while not pace.open:
+            passes(pace, clock, 1, 1.0)
+            rests[-1] += 1
+    assert rests == [Pace.REST, 2 * Pace.REST, 4 * Pace.REST]
+    passes(pace, clock, 200, 1.5, tokens=3, drafted=True)
+    assert pace.open
+    assert pace.gain == pytest.approx(2.0, rel=0.05)
+
+
+def test_one_slow_plain_pass_does_not_count_and_forced_tokens_are_not_timed() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    passes(pace, clock, 5, 1.0)
+    passes(pace, clock, 1, 50.0)
+    assert pace.plain == pytest.approx(1.0)
+    clock.now += 9
+    pace.end(True, 4)
+    assert pace.gain == 1.0
 
 
 def test_nothing_is_drafted_when_it_does_not_pay(tiny_llama: LanguageModel) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from tokloom.decode.candidates import likeliest
 from tokloom.decode.stage import Drafter, DraftState, DraftTree
 from tokloom.registry import method
 
@@ -107,7 +108,7 @@ class RecyclingState(DraftState):
 
     def observe(self, tokens: Sequence[int], logits: torch.Tensor, path: Sequence[int]) -> None:
         rows = np.asarray(tokens)
-        top = logits.topk(self.options.candidates, dim=-1).indices.to("cpu", torch.int32).numpy()
+        top = likeliest(logits, self.options.candidates)
         known = self.matrix[rows]
         for row in path:  # what follows a rejected token says nothing of the text
             if known[row, 0] != EMPTY:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -15,23 +16,84 @@ if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 
+class Pace:
+    """Whether drafting pays, by the clock: tokens a second of drafted passes beside those of plain ones.
+
+    The cost curve is a forecast; what the drafter itself takes, a busy machine and a text that it can't guess are not
+    in it. When drafted passes turn out slower, drafting rests for some passes, twice as many each time, and is then
+    tried again for a few.
+    """
+
+    BLEND = 0.1
+    PLAIN = 3
+    """Passes without drafts that are timed first."""
+    TRIAL = 6
+    """Drafted passes before a judgement."""
+    REST = 16
+    MOST_REST = 512
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._start = 0.0
+        self.plain = 0.0
+        """Seconds of a pass without drafts, 0 until known."""
+        self.gain = 1.0
+        """Tokens a second with drafts over those without."""
+        self._timed = self._drafted = self._resting = 0
+        self._rest = self.REST
+
+    @property
+    def open(self) -> bool:
+        """Drafts may be made for the next pass."""
+        return self._timed >= self.PLAIN and self._resting == 0
+
+    def begin(self) -> None:
+        """A pass begins, its drafting included."""
+        self._start = self._clock()
+
+    def end(self, drafted: bool, tokens: int) -> None:
+        """It has ended and gave so many tokens."""
+        if self._start == 0:  # a pass that nothing was proposed for, such as one of forced tokens
+            return
+        seconds, self._start = self._clock() - self._start, 0.0
+        if not drafted:
+            self._timed += 1
+            slow = self.plain > 0 and seconds > 3 * self.plain  # the machine was busy elsewhere
+            if not slow:
+                self.plain = seconds if self._timed == 1 else self.plain + self.BLEND * (seconds - self.plain)
+            self._resting = max(0, self._resting - 1)
+            return
+        self._drafted += 1
+        pace = min(tokens * self.plain / max(seconds, 1e-9), 8.0)
+        self.gain += max(self.BLEND, 1 / self._drafted) * (pace - self.gain)
+        if self._drafted < self.TRIAL:
+            return
+        if self.gain < 1:
+            self._resting, self._drafted = self._rest, 0
+            self._rest = min(2 * self._rest, self.MOST_REST)
+        elif self.gain > 1.1:
+            self._rest = self.REST
+
+
 class Drafting:
     """A drafter at work in one engine, for all its requests.
 
     A pass of n nodes is expected to give 1 + trust * (sum of their chances) tokens at the cost of
     n + 1 rows; the n with most tokens a second is taken, no node at all if that is not clearly
-    better than plain decoding. `trust` follows how many of the expected tokens were accepted; while
-    nothing is drafted it drifts back to 1, so that drafting is tried again now and then.
+    better than plain decoding. `trust` follows how many of the expected tokens were accepted, and `Pace`
+    how long passes really take; while nothing is drafted, trust drifts back to 1, so that drafting is tried
+    again now and then.
     """
 
     MARGIN = 1.05
-    RATE = 0.05
+    RATE = 0.1
     DRIFT = 0.01
 
     def __init__(self, drafter: Drafter, model: LanguageModel) -> None:
         self.drafter, self.model = drafter, model
         self.state: DraftState = drafter.start(model.vocabulary, model.device)
         self.trust = 1.0
+        self.pace = Pace()
         self._curve: CostCurve | None = None
 
     @property
@@ -43,7 +105,8 @@ class Drafting:
 
     def propose(self, tokens: Sequence[int], depth: int) -> DraftTree:
         """The part of the drafter's tree, of at most `depth` levels, that is worth a pass."""
-        if depth < 1:
+        self.pace.begin()
+        if depth < 1 or not self.pace.open:
             return DraftTree()
         tree = self.state.propose(tokens, WIDTHS[-1] - 1).top(WIDTHS[-1] - 1, depth)
         gains = list(accumulate(sorted(tree.chances, reverse=True)))
@@ -69,3 +132,4 @@ class Drafting:
             self.trust = min(max(self.trust, 0.05), 2.0)
         else:
             self.trust += self.DRIFT * (1 - self.trust)
+        self.pace.end(len(tree) > 0, len(path))

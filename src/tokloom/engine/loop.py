@@ -107,9 +107,7 @@ class Decoding:
         left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
         # The last token itself takes one of the store's room; a token drafted beyond what is left is wasted.
         depth = min(self.store.room() - 1, left - 1, self.model.window - len(self.tokens) - 1)
-        if depth < 1:
-            return PLAIN
-        if certain:
+        if certain and depth >= 1:
             chain = tuple(certain[:depth])
             return DraftTree(chain, tuple(range(-1, len(chain) - 1)), (1.0,) * len(chain))
         return self.drafting.propose(self.tokens, depth) if self.drafting is not None else PLAIN

@@ -27,7 +27,9 @@ class Sampler:
 
     def greedy(self, logits: torch.Tensor) -> list[int]:
         """The likeliest token of each row of (rows, vocabulary)."""
-        return [int(token) for token in logits.argmax(-1).tolist()]
+        # numpy on a CPU: torch's threads would then wait actively where the next pass needs the cores
+        best = logits.numpy().argmax(-1) if logits.device.type == "cpu" else logits.argmax(-1)
+        return [int(token) for token in best.tolist()]
 
     def draw(self, logits: torch.Tensor, allowed: torch.Tensor | None = None) -> int:
         """One token from a row of logits, (vocabulary,); `allowed` is a bool row, None for all."""

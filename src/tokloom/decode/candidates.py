@@ -1,0 +1,27 @@
+"""The likeliest tokens after each row of logits, as drafters want them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tokloom._core import top_k
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def likeliest(logits: torch.Tensor, count: int) -> NDArray[np.int32]:
+    """Token ids (rows, count) int32, the likeliest first, of logits (rows, vocabulary).
+
+    On a CPU by the core: torch would do it on several threads, which then wait actively for a while, on the cores that
+    the next forward pass needs.
+    """
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        return logits.topk(count, dim=-1).indices.to("cpu", torch.int32).numpy()  # type: ignore[no-any-return]
+    rows = logits.contiguous()
+    out = np.empty((rows.shape[0], count), dtype=np.int32)
+    top_k(rows.data_ptr(), *rows.shape, count, out.ctypes.data)
+    return out
