@@ -238,6 +238,9 @@ def main() -> None:
         groups = {"schemas": schema_cases(options.schemas, options.limit), **groups}
     everything = []
     loaders = [] if options.no_bundled else [engines.bundled]
+    for path in options.tokenizer:
+        if not Path(path).is_file():
+            parser.error(f"--tokenizer {path}: there is no such file")
     loaders += [lambda path=path: engines.from_file(path) for path in options.tokenizer]
     for load in loaders:
         tokens = load()

@@ -20,8 +20,8 @@ def likeliest(logits: torch.Tensor, count: int) -> NDArray[np.int32]:
     the next forward pass needs.
     """
     if logits.device.type != "cpu" or logits.dtype != torch.float32:
-        return logits.topk(count, dim=-1).indices.to("cpu", torch.int32).numpy()  # type: ignore[no-any-return]
+        return logits.topk(count, dim=-1).indices.to("cpu", torch.int32).numpy()
     rows = logits.contiguous()
     out = np.empty((rows.shape[0], count), dtype=np.int32)
-    top_k(rows.data_ptr(), *rows.shape, count, out.ctypes.data)
+    top_k(rows.data_ptr(), rows.shape[0], rows.shape[1], count, out.ctypes.data)
     return out
