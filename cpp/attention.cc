@@ -123,19 +123,19 @@ class Pass {
     raw_offset_ = call_.weights ? first_row_ * call_.count : 0;
     const int threads = work_ < kSmallWork ? 1 : call_.threads;
     partials_ = partials;
-    parallel_for(segments, 1, threads, [&](std::size_t begin, std::size_t end) {
+    call_.split(segments, 1, threads, [&](std::size_t begin, std::size_t end) {
       static thread_local Scratch scratch;
       for (std::size_t i = begin; i < end; ++i) compute(i, scratch);
     });
     const std::size_t outputs = plan_.units.size() * count_;
     const std::size_t grain = std::max<std::size_t>(1, kSmallMerge * plan_.units.size() / (segments * call_.head_dim + 1));
-    parallel_for(outputs, grain, threads, [&](std::size_t begin, std::size_t end) {
+    call_.split(outputs, grain, threads, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) merge(i / count_, i % count_);
     });
     if (raw_) {
       constexpr std::size_t chunk = 1024;
       const std::size_t chunks = divide_up(call_.count, chunk);
-      parallel_for(plan_.units.size() * chunks, 1, threads, [&](std::size_t begin, std::size_t end) {
+      call_.split(plan_.units.size() * chunks, 1, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) normalize(i / chunks, i % chunks * chunk, chunk);
       });
     }

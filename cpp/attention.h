@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "pool.h"
+
 namespace tokloom {
 
 enum class Storage { f32, bf16, int8 };
@@ -40,6 +42,7 @@ struct AttentionCall {
   float* weights = nullptr;  // (heads, rows, count)
   float* sums = nullptr;     // (kv_heads, count)
   int threads = 1;
+  ParallelFor split = parallel_for;
 };
 
 // A row that sees no slot gives zeros. NaN and infinity in what a row sees do to it what they do in torch's softmax;

@@ -70,6 +70,7 @@ void tokloom::bind_attention(nb::module_& m) {
         call.index_heads = index_heads, call.index_rows = index_rows;
         call.weights = pointer<float>(weights), call.sums = pointer<float>(sums);
         call.threads = threads;
+        call.split = parallel_for_torch;  // it is called between torch's own operations
         nb::gil_scoped_release unlocked;
         tokloom::attend(call);
       },

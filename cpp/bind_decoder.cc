@@ -53,13 +53,15 @@ void tokloom::bind_decoder(nb::module_& m) {
   nb::class_<Pass>(m, "Pass").def(
       "__init__",
       [](Pass* self, uintptr_t hidden, size_t rows, uintptr_t positions,
-         const std::vector<std::pair<uintptr_t, uintptr_t>>& rotary, int threads) {
+         const std::vector<std::pair<uintptr_t, uintptr_t>>& rotary, int threads, bool torch_threads) {
         std::vector<Rotary> tables;
         for (const auto& [cosines, sines] : rotary)
           tables.push_back({pointer<const float>(cosines), pointer<const float>(sines)});
-        new (self) Pass{pointer<float>(hidden), rows, pointer<const int32_t>(positions), std::move(tables), threads};
+        new (self) Pass{pointer<float>(hidden), rows, pointer<const int32_t>(positions), std::move(tables), threads,
+                        torch_threads ? parallel_for_torch : parallel_for};
       },
-      nb::arg("hidden"), nb::arg("rows"), nb::arg("positions"), nb::arg("rotary"), nb::arg("threads"));
+      nb::arg("hidden"), nb::arg("rows"), nb::arg("positions"), nb::arg("rotary"), nb::arg("threads"),
+      nb::arg("torch_threads"));
 
   nb::class_<Decoder>(m, "Decoder")
       .def(

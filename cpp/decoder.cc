@@ -19,13 +19,14 @@ float* scratch(std::size_t which, std::size_t floats) {
   return buffer.data();
 }
 
-template <class Body>
-void each_row(std::size_t rows, int threads, const Body& body) {
+template <class Each>
+void each_row(const Pass& pass, const Each& body) {
+  const std::size_t rows = pass.rows;
   if (rows <= kSerialRows) {
     for (std::size_t row = 0; row < rows; ++row) body(row);
     return;
   }
-  parallel_for(rows, kSerialRows, threads, [&](std::size_t begin, std::size_t end) {
+  pass.split(rows, kSerialRows, pass.threads, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) body(row);
   });
 }
@@ -37,13 +38,13 @@ struct Product {
 };
 
 // Several matrices times the same rows as one piece of parallel work.
-void multiply(Rows& rows, const std::vector<Product>& products, int threads) {
+void multiply(Rows& rows, const std::vector<Product>& products, const Pass& pass) {
   std::size_t total = 0;
   for (const Product& product : products) {
-    product.linear->matrix->prepare(rows, threads, parallel_for);
+    product.linear->matrix->prepare(rows, pass.threads, pass.split);
     total += product.linear->matrix->blocks();
   }
-  parallel_for(total, kGrain, threads, [&](std::size_t begin, std::size_t end) {
+  pass.split(total, kGrain, pass.threads, [&](std::size_t begin, std::size_t end) {
     std::size_t first = 0;
     for (const Product& product : products) {
       const PackedMatrix& matrix = *product.linear->matrix;
@@ -71,17 +72,17 @@ void Decoder::attention_in(std::size_t index, const Pass& pass, const KVBuffer& 
   const std::size_t wide = layer.heads * width, narrow = layer.kv_heads * width, all = wide + 2 * narrow;
   float* normed = scratch(0, rows * hidden_);
   float* projected = scratch(1, rows * all);
-  each_row(rows, pass.threads, [&](std::size_t row) {
+  each_row(pass, [&](std::size_t row) {
     do_.rms_norm(pass.hidden + row * hidden_, layer.before_attention.weight, layer.before_attention.eps, hidden_,
                  normed + row * hidden_);
   });
   Rows input(normed, rows, hidden_);
   multiply(input, {{&layer.q, projected, all}, {&layer.k, projected + wide, all}, {&layer.v, projected + wide + narrow, all}},
-           pass.threads);
+           pass);
   float* keys = scratch(2, 2 * rows * narrow);
   float* values = keys + rows * narrow;
   const Rotary& rotary = pass.rotary[layer.rotary];
-  each_row(rows, pass.threads, [&](std::size_t row) {
+  each_row(pass, [&](std::size_t row) {
     const auto at = static_cast<std::size_t>(pass.positions[row]) * (width / 2);
     const auto place = [&](float* from, std::size_t head, const Norm& norm, float* to) {
       if (norm.weight) do_.rms_norm(from, norm.weight, norm.eps, width, from);
@@ -113,18 +114,18 @@ void Decoder::attention_out(std::size_t index, const Pass& pass, const float* at
   };
 
   Rows input(attended, rows, layer.heads * layer.head_dim);
-  multiply(input, {{&layer.o, half, hidden_}}, pass.threads);
-  each_row(rows, pass.threads, [&](std::size_t row) {
+  multiply(input, {{&layer.o, half, hidden_}}, pass);
+  each_row(pass, [&](std::size_t row) {
     join(layer.after_attention, row);
     do_.rms_norm(pass.hidden + row * hidden_, layer.before_mlp.weight, layer.before_mlp.eps, hidden_,
                  normed + row * hidden_);
   });
 
   Rows middle(normed, rows, hidden_);
-  layer.gate.matrix->prepare(middle, pass.threads, parallel_for);
-  layer.up.matrix->prepare(middle, pass.threads, parallel_for);
+  layer.gate.matrix->prepare(middle, pass.threads, pass.split);
+  layer.up.matrix->prepare(middle, pass.threads, pass.split);
   // A thread makes the same outputs of both, so that it can gate them at once.
-  parallel_for(layer.gate.matrix->blocks(), kGrain, pass.threads, [&](std::size_t begin, std::size_t end) {
+  pass.split(layer.gate.matrix->blocks(), kGrain, pass.threads, [&](std::size_t begin, std::size_t end) {
     layer.gate.matrix->apply(middle, gate, stride, begin, end);
     layer.up.matrix->apply(middle, up, stride, begin, end);
     const std::size_t low = begin * kBlock, high = end * kBlock;
@@ -137,8 +138,8 @@ void Decoder::attention_out(std::size_t index, const Pass& pass, const float* at
     for (std::size_t row = 1; row < rows; ++row) std::copy_n(gate + row * stride, inner, gate + row * inner);
 
   Rows last(gate, rows, inner);
-  multiply(last, {{&layer.down, half, hidden_}}, pass.threads);
-  each_row(rows, pass.threads, [&](std::size_t row) { join(layer.after_mlp, row); });
+  multiply(last, {{&layer.down, half, hidden_}}, pass);
+  each_row(pass, [&](std::size_t row) { join(layer.after_mlp, row); });
 }
 
 void Decoder::run(const Pass& pass, const std::vector<const KVBuffer*>& buffers,
@@ -176,6 +177,7 @@ void Decoder::run(const Pass& pass, const std::vector<const KVBuffer*>& buffers,
     call.out_head_stride = layer.head_dim;
     call.out_row_stride = wide;
     call.threads = pass.threads;
+    call.split = pass.split;
     attend(call);
     attention_out(index, pass, attended);
   }
@@ -185,11 +187,11 @@ void Decoder::logits(const Pass& pass, std::size_t first, float* out) const {
   const Elementwise& do_ = kernels().elementwise;
   const std::size_t rows = pass.rows - first;
   float* normed = scratch(0, rows * hidden_);
-  each_row(rows, pass.threads, [&](std::size_t row) {
+  each_row(pass, [&](std::size_t row) {
     do_.rms_norm(pass.hidden + (first + row) * hidden_, last_.weight, last_.eps, hidden_, normed + row * hidden_);
   });
   Rows input(normed, rows, hidden_);
-  multiply(input, {{&head_, out, head_.matrix->outputs()}}, pass.threads);
+  multiply(input, {{&head_, out, head_.matrix->outputs()}}, pass);
 }
 
 }  // namespace tokloom

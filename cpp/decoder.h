@@ -48,6 +48,7 @@ struct Pass {
   const std::int32_t* positions;  // (rows)
   std::vector<Rotary> rotary;
   int threads;
+  ParallelFor split = parallel_for;  // whose threads: torch's where its operations come between two layers
 };
 
 class Decoder {

@@ -72,10 +72,17 @@ class KVBuffer:
 class Pass:
     """The rows of one forward pass: `hidden` is the address of (rows, hidden size) float32, embeddings at first and
     updated by every layer; positions of (rows,) int32; rotary one (cosines, sines) for each of the model's tables, each
-    (positions, head_dim / 2) float32. The caller keeps them alive."""
+    (positions, head_dim / 2) float32. The caller keeps them alive. torch_threads: where torch's operations come between
+    two layers, so that both use the same threads."""
 
     def __init__(
-        self, hidden: int, rows: int, positions: int, rotary: Sequence[tuple[int, int]], threads: int
+        self,
+        hidden: int,
+        rows: int,
+        positions: int,
+        rotary: Sequence[tuple[int, int]],
+        threads: int,
+        torch_threads: bool,
     ) -> None: ...
 
 class Decoder:

@@ -86,7 +86,7 @@ class Card:
     """What a method says of itself.
 
     `paper` is its number in the catalogue (None for a baseline or a paper outside it), `arxiv`
-    its arXiv id, `kind` the interface that it implements (the name of its base class).
+    its arXiv id, `kind` the interface that it implements (the name of its last base class).
     """
 
     name: str
@@ -190,7 +190,7 @@ def read_card(path: Path, module: str) -> Card | None:
     return Card(
         name=path.stem,
         stage=stage,
-        kind=ast.unparse(node.bases[0]).rpartition(".")[2] if node.bases else "",
+        kind=ast.unparse(node.bases[-1]).rpartition(".")[2] if node.bases else "",
         summary=summary,
         paper=int(match["number"]) if match and match["number"] else None,
         arxiv=match["arxiv"] if match else None,

@@ -18,6 +18,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal
 
+from tokloom.decode.stage import Constraint
 from tokloom.errors import SpecError
 from tokloom.grammar.combine import SYNTAXES, parse_grammar
 from tokloom.grammar.constraint import GrammarConstraint, one_of, read_text
@@ -26,7 +27,7 @@ from tokloom.registry import method
 
 
 @method(stage="decode")
-class ContextFree(GrammarConstraint):
+class ContextFree(GrammarConstraint, Constraint):
     """Constrains the output to a grammar's language."""
 
     text: str | None = None

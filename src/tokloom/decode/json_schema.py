@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+from tokloom.decode.stage import Constraint
 from tokloom.errors import ArgumentError, SpecError
 from tokloom.grammar.constraint import GrammarConstraint, one_of, read_text
 from tokloom.grammar.expression import Grammar
@@ -27,7 +28,7 @@ from tokloom.registry import method
 
 
 @method(stage="decode")
-class JsonSchema(GrammarConstraint):
+class JsonSchema(GrammarConstraint, Constraint):
     """Constrains the output to JSON that `schema` allows."""
 
     schema: Any = None

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tokloom.decode.stage import Constraint
 from tokloom.errors import SpecError
 from tokloom.grammar.constraint import GrammarConstraint
 from tokloom.grammar.expression import Grammar
@@ -26,7 +27,7 @@ from tokloom.registry import method
 
 
 @method(stage="decode")
-class Regex(GrammarConstraint):
+class Regex(GrammarConstraint, Constraint):
     """Constrains the output to what `pattern` matches."""
 
     pattern: str = ""

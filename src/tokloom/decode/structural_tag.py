@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
+from tokloom.decode.stage import Constraint
 from tokloom.errors import ArgumentError, DocumentError, SpecError
 from tokloom.grammar.compiled import compile_expression
 from tokloom.grammar.constraint import GrammarConstraint, one_of, read_text
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @method(stage="decode")
-class StructuralTag(GrammarConstraint):
+class StructuralTag(GrammarConstraint, Constraint):
     """Constrains the calls of tools in the output."""
 
     tools: list[dict[str, Any]] | None = None

@@ -24,8 +24,11 @@ def fused_pass(
     hidden = decoder.embed(torch.tensor(tokens, dtype=torch.long))
     tables = decoder.rotary(max(step.positions) + 1)
     rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
-    core_pass = Pass(hidden.data_ptr(), rows, step.row_positions.data_ptr(), rotary, torch.get_num_threads())
-    if store.policy.plain:
+    whole = store.policy.plain
+    core_pass = Pass(
+        hidden.data_ptr(), rows, step.row_positions.data_ptr(), rotary, torch.get_num_threads(), torch_threads=not whole
+    )
+    if whole:
         _all_layers(decoder, store, step, core_pass)
     else:
         _by_layer(decoder, store, step, core_pass)
