@@ -227,7 +227,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write all times and texts to this file")
     parser.add_argument("--show", action="store_true", help="list what was refused and wrongly judged")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for path in options.tokenizer:
+        if not path.is_file():
+            parser.error(f"--tokenizer {path}: there is no such file")
+    return options
 
 
 def main() -> None:
@@ -238,9 +242,6 @@ def main() -> None:
         groups = {"schemas": schema_cases(options.schemas, options.limit), **groups}
     everything = []
     loaders = [] if options.no_bundled else [engines.bundled]
-    for path in options.tokenizer:
-        if not Path(path).is_file():
-            parser.error(f"--tokenizer {path}: there is no such file")
     loaders += [lambda path=path: engines.from_file(path) for path in options.tokenizer]
     for load in loaders:
         tokens = load()

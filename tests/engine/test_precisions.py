@@ -61,5 +61,5 @@ def test_keys_and_values(kv: str, attention: str, smollm2: tokloom.LanguageModel
 
 
 def test_an_unknown_precision_is_named() -> None:
-    with pytest.raises(tokloom.errors.ArgumentError, match="kv='int3'.*fp32, bf16, int8, or None"):
+    with pytest.raises(tokloom.errors.ArgumentError, match=r"kv='int3'.*fp32, bf16, int8, or None"):
         Engine(kv="int3")
