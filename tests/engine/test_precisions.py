@@ -11,7 +11,7 @@ from tokloom import Engine, Sampling
 
 # Largest mean difference of a token's log-probability to transformers' own layers, at the end of a page.
 TOLERANCES = {"exact": 1e-4, "fp32": 1e-4, "bf16": 0.02, "int8": 0.06, "int4": 0.06}
-KV = {"fp32": 1e-6, "bf16": 0.01, "int8": 0.06}
+KV = {"bf16": 0.01, "int8": 0.04}  # measured on four pages: 0.005 to 0.006, and 0.026 to 0.029
 
 
 def rated(engine: Engine, page: str) -> torch.Tensor:
@@ -43,21 +43,45 @@ def test_weights(weights: str, page: str, reference: torch.Tensor) -> None:
     assert result.tokens == Engine(model).generate(page, sampling=sampling).tokens
 
 
+@pytest.fixture(scope="module")
+def long_reference(smollm2: tokloom.LanguageModel, alice: str) -> torch.Tensor:
+    return long_rated(smollm2, alice, "fp32")
+
+
+def long_rated(model: tokloom.LanguageModel, alice: str, kv: str) -> torch.Tensor:
+    """Some 300 tokens: of 30, a single one that falls otherwise decides the mean."""
+    return torch.tensor(Engine(model, kv=kv).score(alice[4000:5800], alice[5800:7000]).logprobs)
+
+
 @pytest.mark.model
-@pytest.mark.parametrize("kv", list(KV))
+@pytest.mark.parametrize("kv", ["bf16", "int8"])
+def test_stored_precision_costs_little(
+    kv: str, smollm2: tokloom.LanguageModel, alice: str, long_reference: torch.Tensor
+) -> None:
+    difference = long_rated(smollm2, alice, kv) - long_reference
+    assert 0 < difference.abs().mean() < KV[kv]
+    assert abs(float(torch.exp(-difference.mean())) - 1) < 0.01  # of perplexity
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("attention", ["dense", "h2o:budget=128", "token_select:budget=128"])
-def test_keys_and_values(kv: str, attention: str, smollm2: tokloom.LanguageModel, page: str) -> None:
-    plain = rated(Engine(smollm2), page)
-    found = rated(Engine(smollm2, kv=kv), page)
-    assert (found - plain).abs().mean() < KV[kv]
+def test_drafting_over_every_store(kv: str, attention: str, smollm2: tokloom.LanguageModel, page: str) -> None:
+    """The same text over fp32. A rounded store turns a last-bit difference between a pass of one row and one of many
+    into another level, so that only the model's own near ties may fall otherwise; see docs/architecture.md."""
     sampling = Sampling(max_new_tokens=16)
+    plain = Engine(smollm2, attention=attention, kv=kv)
     drafted = Engine(smollm2, attention=attention, drafter="token_recycling", kv=kv)
     always_draft(drafted)
-    texts = [e.generate(page, sampling=sampling) for e in (Engine(smollm2, attention=attention, kv=kv), drafted)]
-    assert texts[0].tokens == texts[1].tokens
-    held = [texts[0].ledger.row("attention").kv_bytes, Engine(smollm2, attention=attention).generate(
-        page, sampling=sampling).ledger.row("attention").kv_bytes]  # fmt: skip
-    assert (held[0] < 0.7 * held[1]) == (kv != "fp32")
+    expected, found = plain.generate(page, sampling=sampling), drafted.generate(page, sampling=sampling)
+    assert found.ledger.row("decode").counts["drafted"] > 0
+    if kv == "fp32":
+        assert found.tokens == expected.tokens
+    else:
+        assert sum(rank > 0 for rank in plain.score(page, found.text).ranks) <= 2
+    exact = Engine(smollm2, attention=attention).generate(page, sampling=sampling)
+    held, whole = (r.ledger.row("attention").kv_bytes for r in (expected, exact))
+    assert (held < 0.7 * whole) == (kv != "fp32")
 
 
 def test_an_unknown_precision_is_named() -> None:

@@ -80,7 +80,7 @@ class Engine:
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16" or "int8" (with a scale for each token of a KV head); None
-            is what the model computes in.
+            is what the model computes in. Over a rounded store, drafting may decide near ties otherwise.
         prefill_chunk: tokens of the prompt that go through the model in one pass.
 
     Raises:
