@@ -269,7 +269,12 @@ class Forms:
             known = wanted
             if wanted:
                 others = [(literal, both(wanted, frozenset({(literal[0], True)}))) for literal in node - wanted]
-                known |= {literal for literal, common in others if not self.is_empty(common)}
+                left = [literal for literal, common in others if not self.is_empty(common)]
+                known |= set(left)
+                for literal in left if 1 < len(left) <= FEW else ():
+                    rest = known - {literal}
+                    if self.is_empty(both(rest, frozenset({(literal[0], True)}))):
+                        known = rest
             else:
                 known = node
             self._simplified[node] = known
