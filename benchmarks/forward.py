@@ -201,19 +201,6 @@ class Child:
         return found
 
 
-def bandwidth() -> float:
-    """Bytes a second that are read when 512 MiB are summed on all threads."""
-    import torch
-
-    data = torch.ones(2**27)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        data.sum()
-        best = min(best, time.perf_counter() - start)
-    return data.numel() * 4 / best
-
-
 def gguf(model: str, directory: Path) -> Path | None:
     """The model's GGUF file, its parts joined in `directory`."""
     from tokloom.models import bundled
@@ -236,6 +223,7 @@ def gguf(model: str, directory: Path) -> Path | None:
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
     from rich.progress import Progress
+    from weights import bandwidth  # beside this file
 
     import tokloom
 

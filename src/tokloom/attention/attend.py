@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tokloom._core import attend as core_attend
-from tokloom.attention.kv_store import PRECISIONS, KVLayer, KVStore
+from tokloom.attention.kv_store import STORED, KVLayer, KVStore
 from tokloom.errors import UnsupportedModelError
 
 NAME = "tokloom"
@@ -116,16 +116,13 @@ def _core(
         queries=query.data_ptr(), query_strides=(rows * width, width), out=out.data_ptr(),
         out_strides=(width, heads * width), keys=keys.data_ptr(), values=values.data_ptr(),
         key_scales=scales[0].data_ptr() if scales else 0, value_scales=scales[1].data_ptr() if scales else 0,
-        storage=_STORED[keys.dtype], heads=heads, kv_heads=keys.shape[1], rows=rows, head_dim=width,
+        storage=STORED[keys.dtype], heads=heads, kv_heads=keys.shape[1], rows=rows, head_dim=width,
         capacity=keys.shape[2], count=layer.count, positions=positions.data_ptr(),
         row_positions=step.row_positions.data_ptr(), own=step.own.data_ptr() if step.parents is not None else 0,
         window=layer.window or 0, scale=scale, softcap=softcap or 0.0, threads=torch.get_num_threads(),
         weights=weights.data_ptr() if weights is not None else 0, **choice,
     )  # fmt: skip
     return out, weights
-
-
-_STORED = {dtype: name for name, dtype in PRECISIONS.items()}
 
 
 def _torch(

@@ -20,7 +20,8 @@ from tokloom.errors import UnsupportedModelError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 """How keys and values may be stored. int8 has one scale for each slot of a KV head."""
-_NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
+STORED = {dtype: name for name, dtype in PRECISIONS.items()}
+"""The names of these, by what the tensors are."""
 
 
 @dataclass
@@ -248,7 +249,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def _as_core_sees(self) -> KVBuffer | None:
         batch, heads, capacity, width = self._keys.shape
-        name = _NAMES.get(self._keys.dtype)
+        name = STORED.get(self._keys.dtype)
         if self.device.type != "cpu" or batch != 1 or name is None or self._values.shape[-1] != width:
             return None
         scales = [t.data_ptr() for t in self._scales] or [0, 0]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from tokloom.grammar.characters import Ranges, complement, difference, normal, union
+from tokloom.grammar.char_class import read_class
+from tokloom.grammar.characters import Ranges, difference, union
 from tokloom.grammar.expression import Chars, Either, Except, Expression, Grammar, Literal, text
 from tokloom.grammar.simplify import concat, either, repeat
 from tokloom.grammar.source import Source
@@ -212,7 +213,6 @@ class _Reading:
         source, start = self.source, self.source.place
         source.take("[")
         negative = source.take("^")
-        pairs: list[tuple[int, int]] = []
 
         def one() -> int:
             place = source.place
@@ -223,19 +223,7 @@ class _Reading:
                 source.refuse("a [ without its ]", start)
             return ord(source.next("a character of the class"))
 
-        while not source.take("]"):
-            place = source.place
-            first = last = one()
-            if source.peek("-") and not source.peek("-]"):
-                source.take("-")
-                last = one()
-            if last < first:
-                source.refuse("a range whose end comes before its start", place)
-            pairs.append((first, last))
-        chars = normal(pairs)
-        if negative:
-            chars = complement(chars)
-        return Chars(chars) if chars else either()
+        return read_class(source, one, negative=negative)
 
 
 def _without(item: Expression, removed: Expression) -> Expression:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tokloom.grammar.characters import ALL, complement, normal
+from tokloom.grammar.char_class import read_class
+from tokloom.grammar.characters import ALL
 from tokloom.grammar.expression import Chars, Expression, Grammar, Special, text
 from tokloom.grammar.simplify import concat, either, repeat
 from tokloom.grammar.source import Source, escaped
@@ -133,7 +134,6 @@ def _quoted(source: Source, start: int) -> str:
 
 def _class(source: Source, start: int) -> Expression:
     negative = source.take("^")
-    pairs: list[tuple[int, int]] = []
 
     def one() -> int:
         if source.at_end:
@@ -141,19 +141,7 @@ def _class(source: Source, start: int) -> Expression:
         char = source.next("a character of the class")
         return ord(escaped(source, '"\\[]-^', "nrt") if char == "\\" else char)
 
-    while not source.take("]"):
-        place = source.place
-        first = last = one()
-        if source.peek("-") and not source.peek("-]"):
-            source.take("-")
-            last = one()
-        if last < first:
-            source.refuse("a range whose end comes before its start", place)
-        pairs.append((first, last))
-    chars = normal(pairs)
-    if negative:
-        chars = complement(chars)
-    return Chars(chars) if chars else either()
+    return read_class(source, one, negative=negative)
 
 
 def _token(source: Source) -> Expression:

@@ -95,7 +95,7 @@ class FusedDecoder:
             return [table.upto(positions) for table in self._tables]
 
     def _add(self, config: Any, layer: Any, rotary: int) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
+        attention = layer.self_attn
         sandwich = hasattr(layer, "pre_feedforward_layernorm")
         norms = (
             layer.input_layernorm,
@@ -118,7 +118,7 @@ class FusedDecoder:
             matrices=[linear.matrix for linear in linears],
             biases=[self._address(linear.bias) for linear in linears],
             heads=form.heads, kv_heads=form.kv_heads, head_dim=head_dim, scale=form.scale,
-            softcap=softcap or 0.0, window=window or 0, rotary=rotary, gelu=_activation(mlp, config) in GELU,
+            softcap=softcap or 0.0, window=window or 0, rotary=rotary, gelu=_activation(config) in GELU,
         )  # fmt: skip
         self.layers.append(form)
 
@@ -149,9 +149,9 @@ def fuse(model: Any) -> FusedDecoder | None:
     types = model.model.rotary_emb.rope_type
     if not set(types.values() if isinstance(types, dict) else (types,)) <= FIXED_ROTARY:
         return None
-    if any(_activation(layer.mlp, model.config) not in GELU | {"silu"} for layer in layers):
+    if _activation(model.config) not in GELU | {"silu"} or _partial(model.config):
         return None
-    if any(layer.self_attn.head_dim % 2 or _partial(model.config) for layer in layers):
+    if any(layer.self_attn.head_dim % 2 for layer in layers):
         return None
     return FusedDecoder(model)
 
@@ -164,7 +164,7 @@ def _linears(layer: Any) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _activation(mlp: Any, config: Any) -> str:
+def _activation(config: Any) -> str:
     return str(getattr(config, "hidden_activation", None) or config.hidden_act)
 
 
