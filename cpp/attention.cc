@@ -74,22 +74,6 @@ struct Plan {
   Buffer queries, partials, raw;
 };
 
-const AttentionKernels& attention_kernels() {
-  static const AttentionKernels& chosen = []() -> const AttentionKernels& {
-#if defined(__x86_64__)
-    const std::string name = kernels().name;
-    if (name == "avx512") return attention_avx512();
-    if (name == "avx2") return attention_avx2();
-#endif
-    return attention_portable();
-  }();
-  return chosen;
-}
-
-std::size_t size_of(Storage storage) {
-  return storage == Storage::f32 ? sizeof(float) : storage == Storage::bf16 ? sizeof(std::uint16_t) : 1;
-}
-
 // One pass over the rows [row, row + rows) of a call.
 class Pass {
  public:
@@ -385,6 +369,18 @@ class Pass {
 };
 
 }  // namespace
+
+const AttentionKernels& attention_kernels() {
+  static const AttentionKernels& chosen = []() -> const AttentionKernels& {
+#if defined(__x86_64__)
+    const std::string name = kernels().name;
+    if (name == "avx512") return attention_avx512();
+    if (name == "avx2") return attention_avx2();
+#endif
+    return attention_portable();
+  }();
+  return chosen;
+}
 
 void attend(const AttentionCall& call) {
   static thread_local Plan plan;

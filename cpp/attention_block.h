@@ -52,6 +52,10 @@ struct AttentionKernels {
   void (*f32)(const AttentionBlock&);
   void (*bf16)(const AttentionBlock&);
   void (*int8)(const AttentionBlock&);
+  // The scores alone, without mask, soft cap and softmax.
+  void (*score_f32)(const AttentionBlock&);
+  void (*score_bf16)(const AttentionBlock&);
+  void (*score_int8)(const AttentionBlock&);
   // to[i] = exp(scores[i] - largest) * factor, 0 for a score of -inf; adds it to sums[i]. Either may be nullptr.
   void (*probabilities)(const float* scores, std::size_t count, float largest, float factor, float* to, float* sums);
 };
@@ -59,5 +63,10 @@ struct AttentionKernels {
 const AttentionKernels& attention_avx512();
 const AttentionKernels& attention_avx2();
 const AttentionKernels& attention_portable();
+const AttentionKernels& attention_kernels();  // those of this machine
+
+constexpr std::size_t size_of(Storage storage) {
+  return storage == Storage::f32 ? sizeof(float) : storage == Storage::bf16 ? sizeof(std::uint16_t) : 1;
+}
 
 }  // namespace tokloom

@@ -182,6 +182,54 @@ def attend(
         ValueError: for arguments that contradict each other.
     """
 
+def score_slots(
+    *,
+    queries: int,
+    query_strides: tuple[int, int],
+    heads: int,
+    kv_heads: int,
+    rows: int,
+    width: int,
+    keys: int,
+    storage: str,
+    head_stride: int,
+    count: int,
+    scale: float,
+    out: int,
+    threads: int,
+    key_scales: int = 0,
+    begin: int = 0,
+    ends: int = 0,
+    index: int = 0,
+    chosen: int = -1,
+    index_heads: int = 1,
+    index_rows: int = 1,
+    use: int = 0,
+    reduce: str = "most",
+    shared: bool = False,
+) -> None:
+    """Scores of many keys against few queries, scale * q k^T, reduced over the heads that share a result.
+
+    Pointers as for `attend`. Results do not depend on `threads`.
+
+    Args:
+        queries: (heads, rows, width), their strides of head and row in floats.
+        keys: (kv_heads, *, width) of `storage`, `head_stride` keys between KV heads; [0, count) are scored.
+        key_scales: (kv_heads, *), `head_stride` apart, of int8 only.
+        begin, ends: row r may choose slots of [begin, ends[r]), int32 (rows,); others get -inf. Left out: [0, count).
+        index: int64 (kv_heads or 1, rows or 1, chosen): the slots that are scored, -1 for none; chosen -1: no index.
+        use: uint8 (heads, rows): which heads have a say. Left out: all.
+        reduce: "most", "sum", or "mass", the sum of each head's softmax over what its row may choose.
+        shared: one result for all KV heads, else one for each, over its group.
+        out: (1 or kv_heads, rows, count or chosen).
+    """
+
+def choose_slots(*, scores: int, rows: int, width: int, k: int, out: int, threads: int) -> None:
+    """The places of the k largest of each row of scores (rows, width), ascending, the first among equals.
+
+    out: int64 (rows, k); -1 at the end where fewer are above -inf.
+    """
+
 def quantize_slots(
     *,
     x: int,

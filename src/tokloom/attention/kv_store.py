@@ -7,6 +7,7 @@ for the slots of a draft tree, the slot is its ancestor).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,8 @@ class Step:
     prompt: bool = False
     masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     """Masks that layers in the same state share."""
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What layers tell later layers of the same pass, by a name of the policy's own."""
     _pairs: dict[int | None, int] = field(default_factory=dict)
 
     @property
@@ -107,6 +110,11 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """(batch, ...) of the last accepted token."""
         self.carried: dict[str, torch.Tensor] = {}
         """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
+        self.notes: dict[str, Any] = {}
+        """What the policy keeps of this layer beside its slots (an index, say), by name: tensors, or objects with
+        `fork()` and `bytes`. Only slots that are part of the text for good may have gone in."""
+        self.calibration: dict[str, torch.Tensor] = {}
+        """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
         self.tally = Tally()
         self._memory: dict[str, torch.Tensor] = {}
         self._scales: tuple[torch.Tensor, ...] = ()  # int8: of keys and of values, (batch, kv_heads, capacity)
@@ -180,10 +188,11 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """As `keys`."""
         return self._read(self._values, 1)
 
-    def _read(self, held: torch.Tensor, which: int) -> torch.Tensor:
-        used = held[:, :, : self.count]
+    def _read(self, held: torch.Tensor, which: int, first: int = 0, last: int | None = None) -> torch.Tensor:
+        part = slice(first, self.count if last is None else last)
+        used = held[:, :, part]
         if self._scales:
-            return (used.float() * self._scales[which][:, :, : self.count, None]).to(self.dtype)
+            return (used.float() * self._scales[which][:, :, part, None]).to(self.dtype)
         return used if used.dtype == self.dtype else used.to(self.dtype)
 
     @property
@@ -200,18 +209,26 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Slots that were there before this pass."""
         return self.count - self.step.rows
 
-    def slot_memory(self, name: str) -> torch.Tensor:
-        """(batch, kv_heads, slots) float32 of the policy's own, zero for new slots; a view to write to."""
+    def slot_memory(self, name: str, width: int | None = None) -> torch.Tensor:
+        """(batch, kv_heads, slots) float32 of the policy's own, or (batch, kv_heads, slots, width); zero for new slots.
+
+        A view to write to. It moves and leaves with its slots."""
         if name not in self._memory:
-            self._memory[name] = torch.zeros(self._positions.shape, dtype=torch.float32, device=self.device)
+            shape = (*self._positions.shape, *(() if width is None else (width,)))
+            self._memory[name] = torch.zeros(shape, dtype=torch.float32, device=self.device)
         return self._memory[name][:, :, : self.count]
+
+    def key_range(self, first: int, last: int) -> torch.Tensor:
+        """Keys of the slots [first, last), as `keys` has them."""
+        return self._read(self._keys, 0, first, last)
 
     @property
     def bytes(self) -> int:
-        """Size of all tensors held, spare slots included."""
+        """Size of all tensors held, spare slots and the policy's notes included."""
         if not self.is_initialized:
             return 0
-        return sum(t.numel() * t.element_size() for t in self._buffers)
+        noted = sum(note.nbytes if isinstance(note, torch.Tensor) else note.bytes for note in self.notes.values())
+        return noted + sum(t.numel() * t.element_size() for t in self._buffers)
 
     @property
     def buffers(self) -> tuple[torch.Tensor, ...]:
@@ -326,15 +343,25 @@ class KVStore(Cache):
 
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
     precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
+    calibration: what the policy's `calibrate` found, one entry a layer; may be left out.
 
     Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
     """
 
     layers: list[KVLayer]  # type: ignore[assignment]
 
-    def __init__(self, layers: int, policy: AttentionPolicy, limit: int = 0, precision: str | None = None) -> None:
+    def __init__(
+        self,
+        layers: int,
+        policy: AttentionPolicy,
+        limit: int = 0,
+        precision: str | None = None,
+        calibration: Sequence[dict[str, torch.Tensor]] = (),
+    ) -> None:
         self.policy = policy
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
+        for layer, found in zip(self.layers, calibration, strict=False):
+            layer.calibration = found
 
     @property
     def seen(self) -> int:
@@ -361,6 +388,13 @@ class KVStore(Cache):
         """Gives spare memory back after the prompt."""
         for layer in self.layers:
             layer.shrink(spare)
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Tells the policy that the prompt, or a prefix that will be used again, has been read."""
+        for layer in self.layers:
+            if layer.window is None:
+                self.policy.prepare(layer)
 
     def check_attended(self, name: str) -> None:
         """Raises UnsupportedModelError if a layer did not go through tokloom's attention function."""

@@ -7,9 +7,12 @@ options only; what a request accumulates lies in the `KVLayer` that every hook g
     layer.positions            # (batch, kv_heads, slots) int32, the text position of each slot
     layer.slot_memory(name)    # (batch, kv_heads, slots) float32, moves and leaves with its slot
     layer.carry                # what the last accepted token leaves to the next, by name
+    layer.notes                # what else is kept of the layer, by name
+    layer.step.shared          # what a layer tells later ones in the same pass
+    layer.calibration          # what `calibrate` found out about the model, for good
 
-Order of the hooks in one layer's attention: `select` before it; `observe` and then `evict` after
-it. Prompt chunks and single tokens are observed at once; drafted tokens only once they have been
+Order of the hooks in one layer's attention: `attention` or else `select` before it; `observe` and
+then `evict` with `merge` after it; `prepare` once the prompt has been read. Prompt chunks and single tokens are observed at once; drafted tokens only once they have been
 accepted, and only the accepted ones. Positions stay those of the text, whatever was evicted.
 """
 
@@ -43,13 +46,47 @@ class AttentionPolicy:
     def plain(self) -> bool:
         """It overrides no hook, so that whole passes may run without it."""
         return all(
-            getattr(type(self), hook) is getattr(AttentionPolicy, hook) for hook in ("select", "observe", "evict")
+            getattr(type(self), hook) is getattr(AttentionPolicy, hook)
+            for hook in ("attention", "select", "observe", "evict")
         )
 
     def room(self, seen: int) -> int:
         """How many tokens may be drafted ahead, with `seen` tokens in the cache, so that each of them
         attends to the very slots that it would when decoded alone. Acceptance is cut off there."""
         return UNLIMITED
+
+    @property
+    def calibrates(self) -> bool:
+        """It has a `calibrate`."""
+        return type(self).calibrate is not AttentionPolicy.calibrate
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the policy must know about a model: made once from a text that the model reads densely, and saved.
+
+        Args:
+            layer: one layer after that pass, with all its keys and values; called in the order of the layers, and
+                `layer.step.shared` is there to pass things on.
+            queries: (1, heads, tokens, head_dim), rotated.
+
+        Returns:
+            tensors by name, `layer.calibration` of this layer in every request.
+        """
+        return {}
+
+    def prepare(self, layer: KVLayer) -> None:  # noqa: B027 - a hook
+        """The prompt, or a prefix that will be used again, has been read: time for work on a fixed context."""
+
+    def attention(
+        self, layer: KVLayer, queries: torch.Tensor, scale: float, softcap: float | None
+    ) -> torch.Tensor | None:
+        """The layer's attention itself, (batch, heads, rows, head_dim), for methods that change its formula.
+
+        Args:
+            queries: (batch, heads, rows, head_dim), rotated; keys and values of the rows are in the store.
+
+        None: softmax attention over what `select` says.
+        """
+        return None
 
     def select(self, layer: KVLayer, queries: torch.Tensor) -> torch.Tensor | None:
         """The slots to attend to, among those that were there before this pass; None for all.
@@ -72,4 +109,8 @@ class AttentionPolicy:
 
         Called when `room(seen)` starts anew: after each prompt chunk, and while decoding whenever
         as many tokens were added as `room` had allowed."""
+        return None
+
+    def merge(self, layer: KVLayer, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do."""
         return None

@@ -306,6 +306,7 @@ class Engine:
                 if progress is not None:
                     progress("prompt", done, len(tokens))
             store.shrink(room)
+            store.prepare()
             row.counts = store.pairs()
         return store, logits
 

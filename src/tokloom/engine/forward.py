@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tokloom.attention.attend import NAME
+from tokloom.attention.calibration import Calibration, calibration_of
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.engine.fused_pass import fused_pass
@@ -34,7 +35,12 @@ def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precisi
             raise UnsupportedModelError(
                 f"{model.name} does not use transformers' attention interface: {error}"
             ) from error
-    return KVStore(config.num_hidden_layers, policy, limit, precision)
+    calibration: Calibration = []
+    if policy.calibrates:
+        calibration = calibration_of(
+            model, policy, lambda store, tokens, step: forward(model, store, tokens, step, all_logits=True)
+        )
+    return KVStore(config.num_hidden_layers, policy, limit, precision, calibration)
 
 
 @torch.inference_mode()
