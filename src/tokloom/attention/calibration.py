@@ -13,8 +13,10 @@ from safetensors.torch import load, save
 
 from tokloom import registry
 from tokloom.atomic import write_atomic
-from tokloom.attention.kv_store import KVLayer, KVStore, Step
+from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.kv_store import KVStore
 from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.step import Step
 from tokloom.models.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ class _Observed(AttentionPolicy):
     needs = ("queries", "keys")
 
     def __init__(self, policy: AttentionPolicy, layers: int) -> None:
-        self.policy, self.found = policy, [{} for _ in range(layers)]  # type: Calibration
+        self.policy = policy
+        self.found: Calibration = [{} for _ in range(layers)]
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         self.found[layer.index] = self.policy.calibrate(layer, queries)
@@ -51,7 +54,7 @@ class _Observed(AttentionPolicy):
 def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> Calibration:
     """The policy's calibration for this model: from the cache directory if it was made before."""
     spec = registry.spec_of(policy)
-    held = model.calibrations.get(spec)
+    held: Calibration | None = model.calibrations.get(spec)
     if held is not None:
         return held
     layers = model.model.config.get_text_config().num_hidden_layers

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from tokloom.attention.kv_store import KVLayer
+from tokloom.attention.kv_layer import KVLayer
 
 
 class PageIndex:
@@ -53,7 +53,7 @@ class PageIndex:
         if pages <= self.count and self._held is not None:
             return
         keys = layer.key_range(self.count * self.size, pages * self.size)
-        new = self._describe(keys.unflatten(2, (pages - self.count, self.size)))
+        new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, -1))
         if self._held is None or self._held.shape[2] < pages:
             room = max(pages, 64, self.count * 3 // 2)
             grown = new.new_empty(*new.shape[:2], room, new.shape[-1])

@@ -12,7 +12,7 @@ import torch
 
 from tokloom._core import choose_slots
 from tokloom._core import score_slots as core_score_slots
-from tokloom.attention.kv_store import STORED, KVLayer
+from tokloom.attention.kv_layer import STORED, KVLayer
 
 Reduce = Literal["most", "sum", "mass"]
 """How query heads become one score: the largest, the sum, or the sum of their softmaxes."""
@@ -110,7 +110,7 @@ def _scores(
     use: torch.Tensor | None,
 ) -> torch.Tensor:
     """As `score_slots`, by torch."""
-    batch, heads, rows, width = queries.shape
+    batch, _, rows, width = queries.shape
     kv_heads, count = keys.shape[1:3]
     grouped = queries.view(batch, kv_heads, -1, rows, width)
     slots = torch.arange(count, device=keys.device)
@@ -153,7 +153,7 @@ def largest(values: torch.Tensor, k: int) -> torch.Tensor:
             threads=torch.get_num_threads(),
         )  # fmt: skip
         return out
-    order = values.sort(-1, descending=True, stable=True)
+    order = values.sort(dim=-1, descending=True, stable=True)
     places = order.indices[..., :k].masked_fill(order.values[..., :k] == -torch.inf, width)
     places = places.sort(-1).values
     places = places.masked_fill(places == width, -1)

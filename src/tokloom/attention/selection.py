@@ -23,7 +23,7 @@ from tokloom.attention.stage import AttentionPolicy
 from tokloom.errors import SpecError
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_store import KVLayer
+    from tokloom.attention.kv_layer import KVLayer
 
 
 class Scorer(ABC):

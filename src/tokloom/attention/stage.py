@@ -12,8 +12,9 @@ options only; what a request accumulates lies in the `KVLayer` that every hook g
     layer.calibration          # what `calibrate` found out about the model, for good
 
 Order of the hooks in one layer's attention: `attention` or else `select` before it; `observe` and
-then `evict` with `merge` after it; `prepare` once the prompt has been read. Prompt chunks and single tokens are observed at once; drafted tokens only once they have been
-accepted, and only the accepted ones. Positions stay those of the text, whatever was evicted.
+then `evict` with `merge` after it; `prepare` once the prompt has been read. Prompt chunks and single
+tokens are observed at once; drafted tokens only once they have been accepted, and only the accepted
+ones. Positions stay those of the text, whatever was evicted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from tokloom.attention.kv_store import KVLayer
+    from tokloom.attention.kv_layer import KVLayer
 
 GIVES = frozenset({"queries", "keys", "attention_weights"})
 """What a policy may list in `needs`."""
@@ -73,7 +74,7 @@ class AttentionPolicy:
         """
         return {}
 
-    def prepare(self, layer: KVLayer) -> None:  # noqa: B027 - a hook
+    def prepare(self, layer: KVLayer) -> None:
         """The prompt, or a prefix that will be used again, has been read: time for work on a fixed context."""
 
     def attention(

@@ -26,7 +26,7 @@ from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_store import KVLayer
+    from tokloom.attention.kv_layer import KVLayer
 
 
 class WhileSimilar(Schedule):
