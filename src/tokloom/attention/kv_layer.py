@@ -53,7 +53,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
         self.notes: dict[str, Any] = {}
         """What the policy keeps of this layer beside its slots (an index, say), by name: tensors, or objects with
-        `fork()` and `bytes`. Only slots that are part of the text for good may have gone in."""
+        `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
         self.calibration: dict[str, torch.Tensor] = {}
         """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
         self.tally = Tally()
@@ -258,6 +258,20 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.policy.observe(self, queries, weights)
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
             self._apply(self.policy.evict(self))
+
+    def can_rewind(self, seen: int) -> bool:
+        """Whether all that a query after the first `seen` tokens may see is still held."""
+        if self.count == self.seen or seen == 0:
+            return True
+        return self.window is not None and int(self.positions[0, 0, 0]) <= max(0, seen - self.window)
+
+    def rewind(self, seen: int) -> None:
+        """Drops the slots of all tokens but the first `seen`."""
+        self.count = max(0, self.count - (self.seen - seen))
+        self.seen = seen
+        for note in self.notes.values():
+            if not isinstance(note, torch.Tensor):
+                note.rewind(self.count)
 
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""

@@ -57,6 +57,11 @@ class AttentionPolicy:
         return UNLIMITED
 
     @property
+    def rewinds(self) -> bool:
+        """The last tokens can be taken back: it learns nothing from a pass and drops nothing."""
+        return type(self).observe is AttentionPolicy.observe and type(self).evict is AttentionPolicy.evict
+
+    @property
     def calibrates(self) -> bool:
         """It has a `calibrate`."""
         return type(self).calibrate is not AttentionPolicy.calibrate
