@@ -19,6 +19,7 @@ struct AttentionBlock {
   const float* key_scales;
   const float* value_scales;
   std::size_t slots;
+  std::size_t row_bytes;
   bool scattered;  // the slots do not follow each other
   const float* queries;  // (count, padded), scaled, zeros after head_dim
   std::size_t count, rows, head_dim, padded;  // query i belongs to row i % rows
@@ -52,6 +53,7 @@ struct AttentionKernels {
   void (*f32)(const AttentionBlock&);
   void (*bf16)(const AttentionBlock&);
   void (*int8)(const AttentionBlock&);
+  void (*int4)(const AttentionBlock&);
   // to[i] = exp(scores[i] - largest) * factor, 0 for a score of -inf; adds it to sums[i]. Either may be nullptr.
   void (*probabilities)(const float* scores, std::size_t count, float largest, float factor, float* to, float* sums);
 };
