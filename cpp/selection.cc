@@ -40,7 +40,8 @@ class Scoring {
     group_ = call.heads / call.kv_heads;
     block_ = call.storage == Storage::f32    ? kernels_.score_f32
              : call.storage == Storage::bf16 ? kernels_.score_bf16
-                                             : kernels_.score_int8;
+             : call.storage == Storage::int8 ? kernels_.score_int8
+                                             : kernels_.score_int4;
   }
 
   void run() {
@@ -101,7 +102,7 @@ class Scoring {
     std::size_t offsets[kBlock];
     float scales[kBlock];
     const std::size_t n = std::min(kBlock, places_ - at), stride = kBlock + kWidest;
-    const std::size_t bytes = call_.width * size_of(call_.storage);
+    const std::size_t bytes = row_bytes(call_.storage, call_.width);
     floats.resize(attention_scratch(padded_) + unit.count * stride);
     const std::int64_t* index = call_.index ? listed(unit.head, unit.row) + at : nullptr;
     const float* key_scales = call_.key_scales ? call_.key_scales + unit.head * call_.head_stride : nullptr;
@@ -117,6 +118,7 @@ class Scoring {
     block.offsets = offsets;
     block.key_scales = scales;
     block.slots = n;
+    block.row_bytes = bytes;
     block.queries = plan_.queries.data() + unit.first * padded_;
     block.count = unit.count;
     block.rows = unit.count;

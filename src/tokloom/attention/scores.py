@@ -6,13 +6,13 @@ Slots of a selecting policy are never evicted, so that a slot's index is its pos
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from tokloom._core import choose_slots
 from tokloom._core import score_slots as core_score_slots
-from tokloom.attention.kv_layer import STORED, KVLayer
+from tokloom.attention.kv_layer import KVLayer
 
 Reduce = Literal["most", "sum", "mass"]
 """How query heads become one score: the largest, the sum, or the sum of their softmaxes."""
@@ -72,14 +72,13 @@ def score_slots(
     scale = width**-0.5 if scale is None else scale
     core = layer.core is not None and queries.dtype == torch.float32 and batch == 1
     if not core or (keys is not None and keys.dtype != torch.float32):
-        held = layer.keys if keys is None else keys
-        return _scores(held[:, :, : span.last].float(), queries.float(), span, scale, reduce, shared, among, use)
-    if keys is None:
-        stored = layer.buffers[0]
-        storage, scales = STORED[stored.dtype], layer.buffers[3].data_ptr() if len(layer.buffers) > 3 else 0
-    else:
-        stored, storage, scales = keys, "fp32", 0
-    kv_heads = stored.shape[1]
+        dense = layer.keys if keys is None else keys
+        return _scores(dense[:, :, : span.last].float(), queries.float(), span, scale, reduce, shared, among, use)
+    held: dict[str, Any] = layer.slots.core_arguments if keys is None else {
+        "keys": keys.data_ptr(), "storage": "fp32", "key_scales": 0, "kv_heads": keys.shape[1],
+        "capacity": keys.stride(1) // width,
+    }  # fmt: skip
+    kv_heads = held["kv_heads"]
     queries = queries.contiguous()
     places = span.last if among is None else among.shape[-1]
     out = torch.empty(1, 1 if shared else kv_heads, rows, places)
@@ -92,9 +91,10 @@ def score_slots(
     use = use.contiguous() if use is not None else None
     core_score_slots(
         queries=queries.data_ptr(), query_strides=(rows * width, width), heads=heads, kv_heads=kv_heads, rows=rows,
-        width=width, keys=stored.data_ptr(), storage=storage, head_stride=stored.stride(1) // width, count=span.last,
-        scale=scale, out=out.data_ptr(), threads=torch.get_num_threads(), key_scales=scales, begin=span.begin,
-        ends=span.ends.data_ptr(), use=use.data_ptr() if use is not None else 0, reduce=reduce, shared=shared, **listed,
+        width=width, keys=held["keys"], storage=held["storage"], head_stride=held["capacity"], count=span.last,
+        scale=scale, out=out.data_ptr(), threads=torch.get_num_threads(), key_scales=held["key_scales"],
+        begin=span.begin, ends=span.ends.data_ptr(), use=use.data_ptr() if use is not None else 0, reduce=reduce,
+        shared=shared, **listed,
     )  # fmt: skip
     return out
 
