@@ -79,10 +79,13 @@ def attend_layer(
         (batch, rows, heads, head_dim), contiguous.
     """
     layer.window = window
-    selected = layer.policy.select(layer, query) if window is None else None
+    replaced = layer.policy.attention(layer, query, scale, softcap) if window is None else None
+    selected = layer.policy.select(layer, query) if window is None and replaced is None else None
     count(layer, selected)
     wanted = "attention_weights" in layer.policy.needs and window is None
-    if layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few):
+    if replaced is not None:
+        out, weights = replaced.transpose(1, 2).contiguous(), None
+    elif layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few):
         out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None)
     else:
         out, weights = _torch(layer, query, selected, scale, softcap), None
@@ -104,7 +107,7 @@ def _core(
     query = query.contiguous()
     out = torch.empty(1, rows, heads, width)
     weights = torch.empty(1, heads, rows, layer.count) if want else None
-    choice: dict[str, int] = {}
+    choice: dict[str, Any] = {}
     if selected is not None:
         selected = selected.contiguous()
         _, index_heads, index_rows, chosen = selected.shape

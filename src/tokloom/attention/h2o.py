@@ -27,7 +27,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_store import KVLayer
+    from tokloom.attention.kv_layer import KVLayer
 
 
 @method(stage="attention")

@@ -48,6 +48,11 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """(batch, ...) of the last accepted token."""
         self.carried: dict[str, torch.Tensor] = {}
         """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
+        self.notes: dict[str, Any] = {}
+        """What the policy keeps of this layer beside its slots (an index, say), by name: tensors, or objects with
+        `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
+        self.calibration: dict[str, torch.Tensor] = {}
+        """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
         self.tally = Tally()
         self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
 
@@ -123,9 +128,16 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Slots that were there before this pass."""
         return self.count - self.step.rows
 
-    def slot_memory(self, name: str) -> torch.Tensor:
-        """(batch, kv_heads, slots) float32 of the policy's own, zero for new slots and in holes; a view to write to."""
-        return self.slots.slot_memory(name)
+    def slot_memory(self, name: str, width: int | None = None) -> torch.Tensor:
+        """(batch, kv_heads, slots) float32 of the policy's own, or (batch, kv_heads, slots, width); zero for new slots
+        and in holes.
+
+        A view to write to. It moves and leaves with its slots."""
+        return self.slots.slot_memory(name, width)
+
+    def key_range(self, first: int, last: int) -> torch.Tensor:
+        """Keys of the slots [first, last), as `keys` has them."""
+        return self.slots.key_range(first, last)
 
     # --- the store's side
 
@@ -136,8 +148,9 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     @property
     def bytes(self) -> int:
-        """Size of all tensors held, spare slots included."""
-        return self.slots.bytes if self.is_initialized else 0
+        """Size of all tensors held, spare slots and the policy's notes included."""
+        noted = sum(note.nbytes if isinstance(note, torch.Tensor) else note.bytes for note in self.notes.values())
+        return noted + (self.slots.bytes if self.is_initialized else 0)
 
     @property
     def core(self) -> KVBuffer | None:
@@ -157,6 +170,9 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if self.is_initialized:
             other.slots = self.slots.fork()
         other.carry, other.tally = dict(self.carry), Tally()
+        other.notes = {
+            name: note.clone() if isinstance(note, torch.Tensor) else note.fork() for name, note in self.notes.items()
+        }
         return other
 
     def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
@@ -194,6 +210,21 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.policy.observe(self, queries, weights)
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
             self._evict()
+
+    def can_rewind(self, seen: int) -> bool:
+        """Whether all that a query after the first `seen` tokens may see is still held."""
+        if self.count == self.seen or seen == 0:
+            return True
+        return self.window is not None and int(self.positions[0, 0, 0]) <= max(0, seen - self.window)
+
+    def rewind(self, seen: int) -> None:
+        """Drops the slots of all tokens but the first `seen`."""
+        if self.is_initialized:
+            self.slots.count = max(0, self.count - (self.seen - seen))
+        self.seen = seen
+        for note in self.notes.values():
+            if not isinstance(note, torch.Tensor):
+                note.rewind(self.count)
 
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""

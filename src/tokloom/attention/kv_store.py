@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers.cache_utils import Cache
 
@@ -9,7 +11,7 @@ from tokloom.attention.kv_layer import KVLayer
 from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
-from tokloom.errors import UnsupportedModelError
+from tokloom.errors import CompositionError, UnsupportedModelError
 
 __all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step"]
 
@@ -19,15 +21,25 @@ class KVStore(Cache):
 
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
     precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
+    calibration: what the policy's `calibrate` found, one entry a layer; may be left out.
 
     Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
     """
 
     layers: list[KVLayer]  # type: ignore[assignment]
 
-    def __init__(self, layers: int, policy: AttentionPolicy, limit: int = 0, precision: str | None = None) -> None:
+    def __init__(
+        self,
+        layers: int,
+        policy: AttentionPolicy,
+        limit: int = 0,
+        precision: str | None = None,
+        calibration: Sequence[dict[str, torch.Tensor]] = (),
+    ) -> None:
         self.policy = policy
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
+        for layer, found in zip(self.layers, calibration, strict=False):
+            layer.calibration = found
 
     @property
     def seen(self) -> int:
@@ -45,6 +57,18 @@ class KVStore(Cache):
         for layer in self.layers:
             layer.settle(rows)
 
+    def rewind(self, seen: int) -> int:
+        """Takes back all but the first `seen` tokens, or all of them where a layer no longer holds what those that
+        follow may see. Returns how many are left.
+
+        Raises CompositionError if the policy observes or evicts: what it learned can't be taken back."""
+        if not self.policy.rewinds:
+            raise CompositionError(self.policy.name, "a rewound KV store", "it observes or evicts")
+        left = seen if all(layer.can_rewind(seen) for layer in self.layers) else 0
+        for layer in self.layers:
+            layer.rewind(left)
+        return left
+
     def room(self) -> int:
         """Tokens that the next pass may add; see `AttentionPolicy.room`."""
         return max(1, self.policy.room(self.seen))
@@ -54,6 +78,13 @@ class KVStore(Cache):
         """Gives spare memory back after the prompt."""
         for layer in self.layers:
             layer.shrink(spare)
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Tells the policy that the prompt, or a prefix that will be used again, has been read."""
+        for layer in self.layers:
+            if layer.window is None:
+                self.policy.prepare(layer)
 
     def check_attended(self, name: str) -> None:
         """Raises UnsupportedModelError if a layer did not go through tokloom's attention function."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -23,6 +24,8 @@ class Step:
     prompt: bool = False
     masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     """Masks that layers in the same state share."""
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What layers tell later layers of the same pass, by a name of the policy's own."""
     _pairs: dict[int | None, int] = field(default_factory=dict)
 
     @property

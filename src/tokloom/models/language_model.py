@@ -40,6 +40,8 @@ class LanguageModel:
     weights: str = "torch"
     device: torch.device = field(init=False)
     dtype: torch.dtype = field(init=False)
+    calibrations: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    """What attention policies found out about this model, by their specs."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
