@@ -71,7 +71,7 @@ struct Plan {
   std::vector<Unit> units;
   std::vector<Segment> segments;
   std::vector<std::size_t> first;  // segment of each unit, and the number of segments
-  Buffer queries, partials, raw;
+  Buffer queries, partials, raw, shifts;
 };
 
 // One pass over the rows [row, row + rows) of a call.
@@ -215,6 +215,15 @@ class Pass {
         for (std::size_t k = 0; k < call_.head_dim; ++k) to[k] = from[k] * call_.scale;
         std::fill(to + call_.head_dim, to + padded_, 0.0f);
       }
+    // What all keys share shifts a query's scores by one number, which only a soft cap can tell.
+    if (!call_.centres || call_.softcap <= 0) return;
+    shifts_ = plan_.shifts.floats(plan_.units.size() * count_);
+    to = plan_.queries.floats(0);
+    for (std::size_t i = 0; i < plan_.units.size() * count_; ++i, to += padded_) {
+      const float* centre = call_.centres + plan_.units[i / count_].head * call_.head_dim;
+      shifts_[i] = 0;
+      for (std::size_t k = 0; k < call_.head_dim; ++k) shifts_[i] += to[k] * centre[k];
+    }
   }
 
   float* largest(std::size_t segment) const {
@@ -241,6 +250,7 @@ class Pass {
     block.keys = static_cast<const char*>(call_.keys);
     block.values = static_cast<const char*>(call_.values);
     block.queries = plan_.queries.floats(0) + segment.unit * count_ * padded_;
+    block.shifts = shifts_ ? shifts_ + segment.unit * count_ : nullptr;
     block.count = count_;
     block.rows = unit_rows_;
     block.head_dim = call_.head_dim;
@@ -371,6 +381,7 @@ class Pass {
   void (*block_)(const AttentionBlock&);
   float* partials_ = nullptr;
   float* raw_ = nullptr;
+  float* shifts_ = nullptr;
   std::size_t raw_head_ = 0, raw_row_ = 0, raw_offset_ = 0;
 };
 

@@ -37,6 +37,7 @@ struct AttentionCall {
   std::size_t capacity;               // of positions, and of what has no bases
   const float* key_scales = nullptr;  // int8 only: (places)
   const float* value_scales = nullptr;
+  const float* centres = nullptr;  // int4, optional: (kv_heads, head_dim) that is to be added to every key
   // Text positions of the slots, (kv_heads, capacity), and of the rows, (rows): read only if there is a window.
   const std::int32_t* positions = nullptr;
   const std::int32_t* row_positions = nullptr;

@@ -22,6 +22,7 @@ struct AttentionBlock {
   std::size_t row_bytes;
   bool scattered;  // the slots do not follow each other
   const float* queries;  // (count, padded), scaled, zeros after head_dim
+  const float* shifts;   // (count), added to each query's scores; nullptr: 0
   std::size_t count, rows, head_dim, padded;  // query i belongs to row i % rows
   const std::int32_t* mask;                   // (rows, stride), -1 where the row sees the slot; nullptr: everywhere
   float softcap;

@@ -42,7 +42,8 @@ void tokloom::bind_attention(nb::module_& m) {
          size_t heads, size_t kv_heads, size_t rows, size_t head_dim, size_t capacity, size_t count, float scale,
          const std::string& storage, int threads, uintptr_t key_scales, uintptr_t value_scales, uintptr_t positions,
          uintptr_t row_positions, uintptr_t own, int32_t window, float softcap, uintptr_t index, int64_t chosen,
-         size_t index_heads, size_t index_rows, uintptr_t weights, uintptr_t sums, uintptr_t bases, uintptr_t holes) {
+         size_t index_heads, size_t index_rows, uintptr_t weights, uintptr_t sums, uintptr_t bases, uintptr_t holes,
+         uintptr_t centres) {
         AttentionCall call{};
         call.storage = storage_of(storage);
         if (kv_heads == 0 || heads % kv_heads) throw nb::value_error("heads is not a multiple of kv_heads");
@@ -55,6 +56,7 @@ void tokloom::bind_attention(nb::module_& m) {
         call.queries = pointer<const float>(queries);
         call.query_head_stride = query_strides.first, call.query_row_stride = query_strides.second;
         call.keys = pointer<const void>(keys), call.values = pointer<const void>(values);
+        call.centres = pointer<const float>(centres);
         call.bases = pointer<const int64_t>(bases), call.holes = pointer<const int64_t>(holes);
         call.key_scales = pointer<const float>(key_scales), call.value_scales = pointer<const float>(value_scales);
         call.out = pointer<float>(out);
@@ -83,7 +85,7 @@ void tokloom::bind_attention(nb::module_& m) {
       nb::arg("own") = 0, nb::arg("window") = 0, nb::arg("softcap") = 0.0f, nb::arg("index") = 0,
       nb::arg("chosen") = -1,
       nb::arg("index_heads") = 1, nb::arg("index_rows") = 1, nb::arg("weights") = 0, nb::arg("sums") = 0,
-      nb::arg("bases") = 0, nb::arg("holes") = 0);
+      nb::arg("bases") = 0, nb::arg("holes") = 0, nb::arg("centres") = 0);
 
   m.def(
       "quantize_groups",

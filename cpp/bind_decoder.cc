@@ -53,14 +53,14 @@ void tokloom::bind_decoder(nb::module_& m) {
       .def(
           "__init__",
           [](KVBuffer* self, uintptr_t keys, uintptr_t values, uintptr_t key_scales, uintptr_t value_scales,
-             uintptr_t positions, uintptr_t bases, uintptr_t holes, size_t kv_heads, size_t capacity, size_t head_dim,
+             uintptr_t centres, uintptr_t positions, uintptr_t bases, uintptr_t holes, size_t kv_heads, size_t capacity, size_t head_dim,
              const std::string& storage) {
             new (self) KVBuffer{pointer<void>(keys),          pointer<void>(values),          pointer<float>(key_scales),
-                                pointer<float>(value_scales), pointer<int32_t>(positions),    pointer<const int64_t>(bases),
+                                pointer<float>(value_scales), pointer<float>(centres), pointer<int32_t>(positions),    pointer<const int64_t>(bases),
                                 pointer<const int64_t>(holes), kv_heads, capacity, head_dim, storage_of(storage)};
           },
           nb::kw_only(), nb::arg("keys"), nb::arg("values"), nb::arg("key_scales"), nb::arg("value_scales"),
-          nb::arg("positions"), nb::arg("bases"), nb::arg("holes"), nb::arg("kv_heads"), nb::arg("capacity"),
+          nb::arg("centres"), nb::arg("positions"), nb::arg("bases"), nb::arg("holes"), nb::arg("kv_heads"), nb::arg("capacity"),
           nb::arg("head_dim"), nb::arg("storage"));
 
   nb::class_<Pass>(m, "Pass").def(

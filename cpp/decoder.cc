@@ -171,6 +171,7 @@ void Decoder::run(const Pass& pass, const std::vector<std::vector<Destination>>&
       call.capacity = buffer.capacity;
       call.key_scales = buffer.key_scales;
       call.value_scales = buffer.value_scales;
+      call.centres = buffer.centres;
       call.positions = buffer.positions;
       call.row_positions = pass.positions + first;
       call.past = to[index][i].start;

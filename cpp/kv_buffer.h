@@ -13,6 +13,7 @@ struct KVBuffer {
   void* values;
   float* key_scales;  // int8 only
   float* value_scales;
+  float* centres;  // int4, optional: (kv_heads, head_dim) that is taken off keys, the mean of those that come first
   std::int32_t* positions;  // (kv_heads, capacity)
   const std::int64_t* bases;  // (kv_heads)
   const std::int64_t* holes;

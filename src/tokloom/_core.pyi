@@ -52,8 +52,10 @@ class KVBuffer:
     """Where one layer's keys and values lie; the tensors stay the caller's, and alive as long as this.
 
     keys, values: address of (places, row_bytes) as stored. key_scales, value_scales: of (places,) float32 with storage
-    "int8", else 0. positions: of (kv_heads, capacity) int32. bases, holes: of (kv_heads,) int64; slot s of a KV head
-    lies at place base + s and exists from s = holes on. storage: "fp32", "bf16", "int8" or "int4".
+    "int8", else 0. centres: with "int4", of (kv_heads, head_dim) float32 or 0; the mean of the keys that come first is
+    written there and taken off all of them. positions: of (kv_heads, capacity) int32. bases, holes: of (kv_heads,)
+    int64; slot s of a KV head lies at place base + s and exists from s = holes on. storage: "fp32", "bf16", "int8" or
+    "int4".
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class KVBuffer:
         values: int,
         key_scales: int,
         value_scales: int,
+        centres: int,
         positions: int,
         bases: int,
         holes: int,
@@ -164,6 +167,7 @@ def attend(
     sums: int = 0,
     bases: int = 0,
     holes: int = 0,
+    centres: int = 0,
 ) -> None:
     """Attention of few rows over the KV store of one sequence, causal by where the slots are.
 
@@ -177,6 +181,7 @@ def attend(
             exists from s = holes on (left out: 0); what does not exist is never attended to.
         count: slots in use, of which the last `rows` are the rows' own; the others are their past.
         key_scales, value_scales: (places,), of int8 only; see `quantize_slots`.
+        centres: (kv_heads, head_dim), of int4, added to every key; may be left out.
         positions: int32 (kv_heads, capacity), of the slots; row_positions: int32 (rows,). Both for a window only.
         own: uint8 (rows, rows); row i sees own slot j. Left out: j <= i.
         window: if positive, a slot is visible iff its position > the row's - window.
@@ -215,6 +220,7 @@ def score_slots(
     use: int = 0,
     reduce: str = "most",
     shared: bool = False,
+    centres: int = 0,
 ) -> None:
     """Scores of many keys against few queries, scale * q k^T, reduced over the heads that share a result.
 
@@ -223,7 +229,7 @@ def score_slots(
     Args:
         queries: (heads, rows, width), their strides of head and row in floats.
         keys: (kv_heads, *, width) of `storage`, `head_stride` keys between KV heads; [0, count) are scored.
-        key_scales: (kv_heads, *), `head_stride` apart, of int8 only.
+        key_scales: (kv_heads, *), `head_stride` apart, of int8 only. centres: (kv_heads, width), added to every key.
         begin, ends: row r may choose slots of [begin, ends[r]), int32 (rows,); others get -inf. Left out: [0, count).
         index: int64 (kv_heads or 1, rows or 1, chosen): the slots that are scored, -1 for none; chosen -1: no index.
         use: uint8 (heads, rows): which heads have a say. Left out: all.

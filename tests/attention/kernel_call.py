@@ -26,6 +26,8 @@ class Case:
     index: torch.Tensor | None = None
     scale: float = 0.125
     storage: str = "fp32"
+    centres: torch.Tensor | None = None
+    """(kv_heads, width), added to every key."""
     holes: torch.Tensor | None = None
     """int64 (kv_heads,): the heads' memory is packed, the last head's first."""
 
@@ -99,6 +101,8 @@ def expected(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     heads, rows, width = case.queries.shape
     parts = [[x[:, : case.count], *(s[:, : case.count] for s in scales[i : i + 1])] for i, x in enumerate(stored)]
     keys, values = (PRECISIONS[case.storage].decode(each, width, torch.float64) for each in parts)
+    if case.centres is not None:
+        keys = keys + case.centres[:, None]
     kv_heads = keys.shape[0]
     queries = case.queries.double().view(kv_heads, heads // kv_heads, rows, width)
     scores = queries @ keys[:, None].transpose(-1, -2) * case.scale
@@ -129,6 +133,7 @@ def run(
     tensors = {
         "positions": case.positions, "row_positions": case.row_positions, "own": own, "index": case.index,
         "weights": probabilities, "sums": totals, "bases": bases, "holes": case.holes,
+        "centres": case.centres,
     }  # fmt: skip
     pointers = {name: 0 if tensor is None else tensor.contiguous().data_ptr() for name, tensor in tensors.items()}
     if scales:

@@ -108,6 +108,7 @@ def test_equals_torch(
     own = tree(rows) if branching else None
     case = build(seed, rows, past, kv_heads, group, width, storage, window=window, softcap=softcap, own=own)
     case.holes = torch.randint(0, past + 1, (kv_heads,)) if ragged else None
+    case.centres = torch.randn(kv_heads, width) if ragged else None
     check(case, threads)
 
 

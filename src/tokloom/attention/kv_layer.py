@@ -149,10 +149,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     @property
     def bytes(self) -> int:
         """Size of all tensors held, spare slots and the policy's notes included."""
-        if not self.is_initialized:
-            return 0
         noted = sum(note.nbytes if isinstance(note, torch.Tensor) else note.bytes for note in self.notes.values())
-        return noted + self.slots.bytes
+        return noted + (self.slots.bytes if self.is_initialized else 0)
 
     @property
     def core(self) -> KVBuffer | None:
@@ -221,7 +219,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def rewind(self, seen: int) -> None:
         """Drops the slots of all tokens but the first `seen`."""
-        self.slots.count = max(0, self.count - (self.seen - seen))
+        if self.is_initialized:
+            self.slots.count = max(0, self.count - (self.seen - seen))
         self.seen = seen
         for note in self.notes.values():
             if not isinstance(note, torch.Tensor):

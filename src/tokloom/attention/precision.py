@@ -21,6 +21,9 @@ class Precision(ABC):
 
     core: str | None
     """The name that the C++ core knows it by; None where the core can't read it."""
+    centred = False
+    """Keys are stored without the mean of the first ones, for each KV head and channel. Rotated keys have one that is
+    large beside what tells them apart, and a grid of few levels should not have to span it."""
 
     @abstractmethod
     def parts(self, width: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -75,6 +78,7 @@ class Int4(Precision):
     Encoding is the core's, also for tensors elsewhere: it tries several grids for each group."""
 
     core = "int4"
+    centred = True
 
     def parts(self, width: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         return [((_core.row_bytes("int4", width),), torch.uint8)]
@@ -90,11 +94,13 @@ class Int4(Precision):
         return [out.to(x.device)]
 
     def decode(self, parts: list[torch.Tensor], width: int, dtype: torch.dtype) -> torch.Tensor:
-        groups = parts[0].reshape(*parts[0].shape[:-1], -1, 4 + GROUP // 2)
+        size = 4 + GROUP // 2
+        groups = parts[0].reshape(*parts[0].shape[:-1], -1, size)
         grid = groups[..., :4].contiguous().view(torch.int32)  # (..., groups, 1)
         scale, zero = (grid & -65536).view(torch.float32), (grid << 16).view(torch.float32)
         levels = torch.stack([groups[..., 4:] & 15, groups[..., 4:] >> 4], dim=-1).flatten(-2)
-        return (levels.float() * scale + zero).flatten(-2)[..., :width].to(dtype)
+        rows: torch.Tensor = (levels.float() * scale + zero).flatten(-2)
+        return rows[..., :width].to(dtype)
 
 
 PRECISIONS: dict[str, Precision] = {

@@ -43,10 +43,14 @@ class Slots:
         """int64 (batch, kv_heads): how many of the first numbers are holes; None if there are none."""
         self.core: KVBuffer | None = None
         """The memory as the C++ core sees it; None where it can't serve it (a batch, another device)."""
+        self.core_arguments: dict[str, Any] = {}
+        """What the core's attention takes of it."""
         self.memory: dict[str, torch.Tensor] = {}
         self._positions = torch.empty((*shape, 0), dtype=torch.int32, device=device)
         self._sharers: WeakSet[Slots] = WeakSet([self])
         """Who has the same keys and values, because one was forked from the other; who writes first copies."""
+        self._centres = torch.zeros((*shape, widths[0]), device=device) if precision.centred else None
+        """What was taken off all keys before they were stored, float32 (batch, kv_heads, head_dim)."""
         self._lay_out(0, None)
 
     # --- reading
@@ -54,20 +58,16 @@ class Slots:
     @property
     def keys(self) -> torch.Tensor:
         """(batch, kv_heads, count, head_dim) in `dtype`, zero in holes; a view where they are stored like that."""
-        return self._read(self._keys, self.widths[0])
+        return self.key_range(0, self.count)
+
+    def key_range(self, first: int, last: int) -> torch.Tensor:
+        """The keys of slots [first, last)."""
+        return self._read(self._keys, self.widths[0], first, last, self._centres)
 
     @property
     def values(self) -> torch.Tensor:
         """As `keys`."""
-        return self._read(self._values, self.widths[1])
-
-    def key_range(self, first: int, last: int) -> torch.Tensor:
-        """`keys` of the slots [first, last) alone."""
-        if self.holes is not None:
-            return self.keys[:, :, first:last]
-        shape = (self.batch, self.heads, self.capacity)
-        used = [part.view(*shape, *part.shape[1:])[:, :, first:last] for part in self._keys]
-        return self.precision.decode(used, self.widths[0], self.dtype)
+        return self._read(self._values, self.widths[1], 0, self.count)
 
     @property
     def positions(self) -> torch.Tensor:
@@ -89,18 +89,26 @@ class Slots:
     @property
     def bytes(self) -> int:
         """Size of all tensors, spare slots included."""
-        tensors = (*self._keys, *self._values, self._positions, *self.memory.values())
+        tensors = [*self._keys, *self._values, self._positions, *self.memory.values()]
+        if self._centres is not None:
+            tensors.append(self._centres)
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def _read(self, parts: list[torch.Tensor], width: int) -> torch.Tensor:
+    def _read(
+        self, parts: list[torch.Tensor], width: int, first: int, last: int, centres: torch.Tensor | None = None
+    ) -> torch.Tensor:
         exists = self.exists
         if exists is None:
             shape = (self.batch, self.heads, self.capacity)
-            used = [part.view(*shape, *part.shape[1:])[:, :, : self.count] for part in parts]
-            return self.precision.decode(used, width, self.dtype)
-        places = self._places(0, self.count).clamp_min(0)
+            used = [part.view(*shape, *part.shape[1:])[:, :, first:last] for part in parts]
+            rows = self.precision.decode(used, width, self.dtype)
+            return rows if centres is None else (rows + centres[:, :, None]).to(self.dtype)
+        places = self._places(first, last).clamp_min(0)
         rows = self.precision.decode([part[places] for part in parts], width, self.dtype)
-        return rows.view(self.batch, self.heads, -1, width).masked_fill(~exists[..., None], 0)
+        rows = rows.view(self.batch, self.heads, -1, width)
+        if centres is not None:
+            rows = (rows + centres[:, :, None]).to(self.dtype)
+        return rows.masked_fill(~exists[:, :, first:last, None], 0)
 
     # --- writing
 
@@ -124,6 +132,10 @@ class Slots:
         """Fills slots from `start` on with (batch, kv_heads, rows, head_dim); holes are passed over. Positions
         (rows,); None leaves them as they are."""
         stop = start + keys.shape[2]
+        if self._centres is not None:
+            if start == 0 and positions is not None:
+                self._centres.copy_(keys.float().mean(2))
+            keys = keys.float() - self._centres[:, :, None]
         for parts, new in ((self._keys, keys), (self._values, values)):
             for part, rows in zip(parts, self.precision.encode(new), strict=True):
                 if self.holes is None:
@@ -134,8 +146,8 @@ class Slots:
         if positions is not None:
             self._positions[:, :, start:stop] = positions
 
-    def slot_memory(self, name: str, width: int | None = None) -> torch.Tensor:
-        """(batch, kv_heads, count) float32, or (batch, kv_heads, count, width); zero when new; a view to write to."""
+    def slot_memory(self, name: str, width: int | None) -> torch.Tensor:
+        """(batch, kv_heads, count) float32, or with a width of its own; zero when new, a view to write to."""
         if name not in self.memory:
             shape = (*self._positions.shape, *(() if width is None else (width,)))
             self.memory[name] = torch.zeros(shape, dtype=torch.float32, device=self.device)
@@ -168,14 +180,11 @@ class Slots:
         target = self._places(0, self.count).view(index.shape)[exists]
         for part, rows in zip((*self._keys, *self._values), kept, strict=True):
             part.index_copy_(0, target, rows)
-        clamped = index.clamp_min(0)
-        self._positions[:, :, : self.count] = self._positions.gather(2, clamped).masked_fill_(~exists, EMPTY)
-        for memory in self.memory.values():
-            flat = memory.flatten(3) if memory.dim() > 3 else memory[..., None]
-            rows = flat.gather(2, clamped[..., None].expand(-1, -1, -1, flat.shape[-1])).masked_fill_(
-                ~exists[..., None], 0
-            )
-            memory[:, :, : self.count] = rows.view(*clamped.shape, *memory.shape[3:])
+        for each, empty in ((self._positions, EMPTY), *((memory, 0) for memory in self.memory.values())):
+            trailing = (1,) * (each.dim() - 3)
+            clamped = index.clamp_min(0).view(*index.shape, *trailing).expand(*index.shape, *each.shape[3:])
+            held = each.gather(2, clamped).masked_fill_(~exists.view(*index.shape, *trailing), empty)
+            each[:, :, : self.count] = held
 
     def resize(self, capacity: int) -> None:
         """Moves to memory of another size, of its own."""
@@ -193,6 +202,7 @@ class Slots:
         other = object.__new__(Slots)
         other.__dict__.update(self.__dict__)
         other._positions = self._positions.clone()
+        other._centres = None if self._centres is None else self._centres.clone()
         other.memory = {name: memory.clone() for name, memory in self.memory.items()}
         self._sharers.add(other)
         other._see()
@@ -232,15 +242,15 @@ class Slots:
 
     def _see(self) -> None:
         """Tells the core where everything is."""
-        self.core = None
-        self.core_arguments: dict[str, Any] = {}
+        self.core, self.core_arguments = None, {}
         if self.device.type != "cpu" or self.batch != 1 or self.precision.core is None or len(set(self.widths)) > 1:
             return
         keys, values = ([part.data_ptr() for part in parts] for parts in (self._keys, self._values))
         self.core_arguments = {
             "keys": keys[0], "values": values[0], "key_scales": keys[1] if len(keys) > 1 else 0,
-            "value_scales": values[1] if len(values) > 1 else 0, "positions": self._positions.data_ptr(),
-            "bases": self._bases.data_ptr(), "holes": self._skipped.data_ptr(), "kv_heads": self.heads,
+            "value_scales": values[1] if len(values) > 1 else 0,
+            "centres": 0 if self._centres is None else self._centres.data_ptr(),
+            "positions": self._positions.data_ptr(), "bases": self._bases.data_ptr(), "holes": self._skipped.data_ptr(), "kv_heads": self.heads,
             "capacity": self.capacity, "head_dim": self.widths[0], "storage": self.precision.core,
         }  # fmt: skip
         self.core = KVBuffer(**self.core_arguments)

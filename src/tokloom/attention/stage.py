@@ -120,7 +120,6 @@ class AttentionPolicy:
         return None
 
     def merge(self, layer: KVLayer, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Keys and values for the kept slots, (batch, kv_heads, kept, head_dim) each, in place of their own, so that
-        what is dropped can leave something behind; None: nothing. Called before anything is dropped; `keep` is what
-        `evict` gave, and what is returned for its -1 is not read."""
+        """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do.
+        Called before anything is dropped; what is returned for a -1 of `keep` is not read."""
         return None
