@@ -117,10 +117,10 @@ class DraftTree:
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     chances: tuple[float, ...] = ()
-    marks: tuple[int, ...] = ()
+    marks: tuple[Any, ...] = ()
 
     @classmethod
-    def chain(cls, tokens: Sequence[int], chances: Sequence[float], marks: Sequence[int] = ()) -> DraftTree:
+    def chain(cls, tokens: Sequence[int], chances: Sequence[float], marks: Sequence[Any] = ()) -> DraftTree:
         """A tree without branches."""
         return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances), tuple(marks))
 
@@ -157,7 +157,7 @@ class DraftTree:
             (*chain, *self.tokens),
             (*range(-1, size - 1), *(size + parent if parent >= 0 else size - 1 for parent in self.parents)),
             (*((1.0,) * size), *self.chances),
-            (*((0,) * size), *self.marks) if self.marks else (),
+            (*((None,) * size), *self.marks) if self.marks else (),
         )
 
     def after(self, size: int) -> DraftTree:
