@@ -53,6 +53,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
         self.calibration: dict[str, torch.Tensor] = {}
         """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
+        self.trying = False
+        """Passes will be taken back: what they see must stay."""
         self.tally = Tally()
         self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
 
@@ -228,7 +230,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
-        if self.count > window + max(window // 2, 64):
+        if self.count > window + max(window // 2, 64) and not self.trying:
             newest = torch.arange(self.count - window, self.count, device=self.device)
             self.slots.keep(newest.expand(*self.positions.shape[:2], window))
 

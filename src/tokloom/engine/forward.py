@@ -36,12 +36,16 @@ def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precisi
             raise UnsupportedModelError(
                 f"{model.name} does not use transformers' attention interface: {error}"
             ) from error
-    calibration: Calibration = []
-    if policy.calibrates:
-        calibration = calibration_of(
-            model, policy, lambda store, tokens, step: forward(model, store, tokens, step, all_logits=True)
-        )
-    return KVStore(config.num_hidden_layers, policy, limit, precision, calibration)
+    return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy))
+
+
+def calibrated(model: LanguageModel, policy: AttentionPolicy) -> Calibration:
+    """What the policy must know about the model; empty if it calibrates nothing."""
+    if not policy.calibrates:
+        return []
+    return calibration_of(
+        model, policy, lambda store, tokens, step: forward(model, store, tokens, step, all_logits=True)
+    )
 
 
 @torch.inference_mode()
