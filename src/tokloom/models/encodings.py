@@ -166,8 +166,22 @@ class Encodings:
 
     @cached_property
     def sorted_bytes(self) -> list[bytes]:
-        """The bytes of the tokens in `order`."""
+        """The bytes of the tokens in `order`: those with a common beginning lie together, shorter ones first."""
         return [self.token_bytes[id] for id in self.order]
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Where in `order` each id is."""
+        out = np.full(self.size, -1)
+        out[self.order] = np.arange(len(self.order))
+        return out
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """uint8 (longest token, tokens in `order`): the first bytes of all tokens, the second ones, ..."""
+        longest = max(map(len, self.sorted_bytes))
+        table = b"".join(data.ljust(longest, b"\0") for data in self.sorted_bytes)
+        return np.ascontiguousarray(np.frombuffer(table, dtype=np.uint8).reshape(-1, longest).T)
 
     def _starting_with(self, prefix: bytes) -> tuple[int, int]:
         """Where in `order` the tokens lie that begin with these bytes."""
