@@ -2,10 +2,10 @@
 
 Paper: P45. Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles.
     arXiv:2410.09303
-Formula: P(x) = sum of P(t) over the covers t of x: encodings that the tokenizer can write, whose text begins with x and
-    whose last token reaches the end of x or beyond (Byte-Token Representation Lemma). P(next byte b) = P(xb) / P(x); the
-    text ends with P(x's own encoding, end) / P(x). P(t) is the model's, step by step over the tokens that the tokenizer
-    can write there.
+Formula: P(x) = sum of P(t) over the covers t of x: encodings that the tokenizer can write, whose text begins with x
+    and whose last token reaches the end of x or beyond (Byte-Token Representation Lemma). P(next byte b) = P(xb) /
+    P(x); the text ends with P(x's own encoding, end) / P(x). P(t) is the model's, step by step over the tokens that
+    the tokenizer can write there.
 Shapes: logits (257,): log P of 256 bytes and the end. The covers are a tree (`decode/covers.py`) over one KV store: a
     byte adds one node mostly, which is read in one pass with the nodes above it that not all covers share yet.
 Effect: the paper removes the bias of prompts that end inside a token: 18% on fill-in-the-middle code, better than token
@@ -13,14 +13,15 @@ Effect: the paper removes the bias of prompts that end inside a token: 18% on fi
     true continuation is after prompts cut inside a word, beside plain tokenization and token healing.
 Differs: covers are found in the tree of arXiv:2506.14123, not by encoding anew for each byte. Tokens that the tokenizer
     could not write are left out and the others renormalised, so that the bytes add up at every step. A prompt is opened
-    again from 64 bytes before its end, at most to its second token or behind its last special one; covers that part from
-    its encoding before that are left out. No drafts: a pass reads one byte.
+    again from 64 bytes before its end, at most to its second token or behind its last special one; covers that part
+    from its encoding before that are left out. No drafts: a pass reads one byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,7 +99,8 @@ class BytePrediction(Prediction):
         read = [*tokens[:cut], *common]
         self.store = self.host.open(len(read))
         logits = self.host.prefill(self.store, read, progress).logits[0]
-        self.covers.root.logprob = 0.0
+        self._first = self.covers.root
+        self._first.logprob = 0.0
         self.covers.know(self.covers.root, logits.numpy(force=True))
         self._read()
         return self._logits()
@@ -169,14 +171,9 @@ class BytePrediction(Prediction):
     def encoding(self) -> tuple[list[int], list[float]]:
         """The tokenizer's own tokens of the text so far and the log-probability of each after those before it.
 
-        The first tokens may begin in the prompt's last bytes, where the prompt was opened again. Empty while the text
-        ends inside of a character."""
+        The first ones are the last of the prompt where it was opened again: from the first byte on at which covers
+        part. Empty while the text ends inside of a character."""
         end = self.covers.ending()
-        if end is None:
-            return [], []
-        path = end.path()
-        tokens = [node.token for node in path]
-        logprobs = [node.logprob for node in path]
-        before = path[0].parent.logprob if path and path[0].parent is not None else 0.0
-        known = [value if value is not None else float("nan") for value in (before, *logprobs)]
-        return tokens, [after - now for now, after in zip(known, known[1:], strict=False)]
+        path = end.path(self._first) if end is not None else []
+        logprobs = [0.0, *(node.logprob if node.logprob is not None else float("nan") for node in path)]
+        return [node.token for node in path], [after - before for before, after in pairwise(logprobs)]

@@ -178,7 +178,8 @@ class Covers:
             column = self.encodings.columns[self.length - node.start, node.low : node.low + len(node.chances)]
             out += weight * np.bincount(column, weights=node.chances, minlength=END + 1)
             out[END] += weight * node.ending
-        return out / out.sum()
+        out /= out.sum()
+        return out
 
     def ending(self) -> Cover | None:
         """The node whose tokens spell exactly the bytes so far, as the tokenizer writes them."""
