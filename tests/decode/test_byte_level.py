@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tests import tiny_models
 from tokloom import Engine, Sampling
 from tokloom.attention.kv_store import Step
-from tokloom.decode.byte_level import BytePrediction
 from tokloom.models.byte_vocabulary import END
 from tokloom.models.language_model import LanguageModel
 
@@ -107,11 +107,10 @@ class Twin:
 
 def predicted(
     model: LanguageModel, prompt: str, data: bytes, spec: str = "byte_level"
-) -> tuple[list[torch.Tensor], BytePrediction]:
+) -> tuple[list[torch.Tensor], Any]:
     """Log-probabilities after the prompt and after each byte."""
     engine = Engine(model, predictor=spec)
     prediction = engine._predict(len(data))
-    assert isinstance(prediction, BytePrediction)
     tokens = model.encode_prompt(prompt, chat=False)
     prediction.prompt(tokens)
     rows = [prediction.prefill(tokens, lambda done: None)]
@@ -212,12 +211,10 @@ def test_what_no_tokenizer_writes_ends_the_text(tiny_llama: LanguageModel) -> No
     assert int(rows[1].argmax()) == END
 
 
-WORDS = ["fascinating", "understanding", "Wednesday", "chocolate", "engineers", "mountains", "mathematics", "children"]
+WORDS = ["fascinating", "Wednesday", "engineers", "mathematics"]
 SENTENCES = [
-    "The story that she told us was absolutely fascinating.", "A good teacher needs patience and understanding.",
-    "We meet every week on Monday and Wednesday.", "For her birthday she baked a cake with chocolate.",
-    "The bridge was built by engineers.", "In summer we go hiking in the mountains.",
-    "At school he was always good at mathematics.", "The playground was full of happy children.",
+    "The story that she told us was absolutely fascinating.", "We meet every week on Monday and Wednesday.",
+    "The bridge was built by engineers.", "At school he was always good at mathematics.",
 ]  # fmt: skip
 
 

@@ -9,8 +9,9 @@ Formula: P(x) = sum of P(t) over the covers t of x: encodings that the tokenizer
 Shapes: logits (257,): log P of 256 bytes and the end. The covers are a tree (`decode/covers.py`) over one KV store: a
     byte adds one node mostly, which is read in one pass with the nodes above it that not all covers share yet.
 Effect: the paper removes the bias of prompts that end inside a token: 18% on fill-in-the-middle code, better than token
-    healing. The test shows equality with exhaustive enumeration on a small vocabulary, and with SmolLM2 how likely the
-    true continuation is after prompts cut inside a word, beside plain tokenization and token healing.
+    healing. The test shows equality with exhaustive enumeration on a small vocabulary. SmolLM2 gives the rest of 28 cut
+    words a chance of 0.28 (mean), with token healing 0.13, with plain tokenization 0.0003. Its vocabulary has no tokens
+    for filling in the middle.
 Differs: covers are found in the tree of arXiv:2506.14123, not by encoding anew for each byte. Tokens that the tokenizer
     could not write are left out and the others renormalised, so that the bytes add up at every step. A prompt is opened
     again from 64 bytes before its end, at most to its second token or behind its last special one; covers that part
