@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokloom.decode.stage import Drafter, DraftState, DraftTree
+from tokloom import Engine, Sampling
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
 from tokloom.engine.drafting import Drafting, Pace
+from tokloom.errors import ArgumentError, DocumentError
 from tokloom.models.language_model import LanguageModel
 
 
@@ -17,8 +23,8 @@ class Chain(DraftState):
     def __init__(self, chance: float) -> None:
         self.chance = chance
 
-    def propose(self, tokens, limit):  # type: ignore[no-untyped-def]
-        n = min(10, limit)
+    def propose(self, request):  # type: ignore[no-untyped-def]
+        n = min(10, request.limit)
         return DraftTree(tuple(range(n)), tuple(range(-1, n - 1)), tuple(self.chance ** (i + 1) for i in range(n)))
 
     def observe(self, tokens, logits, path):  # type: ignore[no-untyped-def]
@@ -29,7 +35,7 @@ class ChainDrafter(Drafter):
     def __init__(self, chance: float) -> None:
         self.chance = chance
 
-    def start(self, vocabulary, device):  # type: ignore[no-untyped-def]
+    def start(self, model):  # type: ignore[no-untyped-def]
         return Chain(self.chance)
 
 
@@ -99,22 +105,22 @@ def test_one_slow_plain_pass_does_not_count_and_forced_tokens_are_not_timed() ->
 
 
 def test_nothing_is_drafted_when_it_does_not_pay(tiny_llama: LanguageModel) -> None:
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 20)) == 10
-    assert len(drafting(tiny_llama, 0.05, 64.0).propose([1], 20)) == 0
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 3)) == 3
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 0)) == 0
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 20, None)) == 10
+    assert len(drafting(tiny_llama, 0.05, 64.0).propose([1], 20, None)) == 0
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 3, None)) == 3
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 0, None)) == 0
 
 
 def test_trust_falls_with_rejections_and_comes_back(tiny_llama: LanguageModel) -> None:
     made = drafting(tiny_llama, 0.9, 3.0)
-    tree = made.propose([1], 20)
+    tree = made.propose([1], 20, None)
     assert len(tree) > 0
     for _ in range(60):
         made.learn([1], torch.zeros(1, 4), tree, [0])
-    assert len(made.propose([1], 20)) == 0
+    assert len(made.propose([1], 20, None)) == 0
     for _ in range(300):
         made.learn([1], torch.zeros(1, 4), DraftTree(), [0])
-    assert len(made.propose([1], 20)) > 0
+    assert len(made.propose([1], 20, None)) > 0
 
 
 trees = st.lists(st.integers(0, 100), min_size=1, max_size=15).map(
@@ -160,3 +166,36 @@ def test_curve_is_measured_once(tiny_llama: LanguageModel, tmp_path, monkeypatch
     (stored,) = (tmp_path / "cost_curves").iterdir()
     stored.write_text("damaged")
     assert set(load_or_measure(tiny_llama).seconds) == set(WIDTHS)
+
+
+def test_a_saved_state_drafts_as_the_one_that_learned(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    text, sampling = "one two three four five six seven one two", Sampling(max_new_tokens=24)
+    learned = Engine(tiny_llama, drafter="token_recycling", drafter_state=tmp_path / "absent")
+    learned.generate(text, sampling=sampling)
+    file = tmp_path / "deep" / "state"
+    learned.save_drafter_state(file)
+    assert os.listdir(file.parent) == ["state"]
+    again = Engine(tiny_llama, drafter="token_recycling", drafter_state=file)
+    for name, array in learned._drafting.state.arrays().items():  # type: ignore[union-attr]
+        np.testing.assert_array_equal(again._drafting.state.arrays()[name], array)  # type: ignore[union-attr]
+    tokens = tiny_llama.encode(text)
+    assert len(again._drafting.state.propose(DraftRequest(tokens, 20, None))) > 0  # type: ignore[union-attr,arg-type]
+
+
+def test_a_state_of_another_drafter_or_no_state_is_refused(
+    tiny_llama: LanguageModel, tiny_qwen3: LanguageModel, tmp_path: Path
+) -> None:
+    file, text = tmp_path / "state", tmp_path / "text"
+    Engine(tiny_llama, drafter="token_recycling").save_drafter_state(file)
+    text.write_text("no state")
+    with pytest.raises(ArgumentError, match=r"token_recycling on tiny-qwen3.*token_recycling on tiny-llama"):
+        Engine(tiny_qwen3, drafter="token_recycling", drafter_state=file)
+    with pytest.raises(ArgumentError, match="candidates=4"):
+        Engine(tiny_llama, drafter="token_recycling:candidates=4", drafter_state=file)
+    for wrong in (text, tmp_path):
+        with pytest.raises(DocumentError, match="is not a drafter's state"):
+            Engine(tiny_llama, drafter="token_recycling", drafter_state=wrong)
+    with pytest.raises(ArgumentError, match="drafter_state"):
+        Engine(tiny_llama, drafter_state=file)
+    with pytest.raises(ArgumentError, match="a drafter, whose state"):
+        Engine(tiny_llama).save_drafter_state(file)

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tokloom._core import KVBuffer
 from tokloom.attention.stage import AttentionPolicy
-from tokloom.errors import UnsupportedModelError
+from tokloom.errors import CompositionError, UnsupportedModelError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 """How keys and values may be stored. int8 has one scale for each slot of a KV head."""
@@ -301,6 +301,17 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
             self._apply(self.policy.evict(self))
 
+    def can_rewind(self, seen: int) -> bool:
+        """Whether all that a query after the first `seen` tokens may see is still held."""
+        if self.count == self.seen or seen == 0:
+            return True
+        return self.window is not None and int(self.positions[0, 0, 0]) <= max(0, seen - self.window)
+
+    def rewind(self, seen: int) -> None:
+        """Drops the slots of all tokens but the first `seen`."""
+        self.count = max(0, self.count - (self.seen - seen))
+        self.seen = seen
+
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
         if self.count > window + max(window // 2, 64):
@@ -351,6 +362,18 @@ class KVStore(Cache):
         """Settles a tree: `rows`, from the root down one path, become part of the text."""
         for layer in self.layers:
             layer.settle(rows)
+
+    def rewind(self, seen: int) -> int:
+        """Takes back all but the first `seen` tokens, or all of them where a layer no longer holds what those that
+        follow may see. Returns how many are left.
+
+        Raises CompositionError if the policy has hooks: what it observed can't be taken back."""
+        if not self.policy.plain:
+            raise CompositionError(self.policy.name, "a rewound KV store", "it evicts or selects by what it observed")
+        left = seen if all(layer.can_rewind(seen) for layer in self.layers) else 0
+        for layer in self.layers:
+            layer.rewind(left)
+        return left
 
     def room(self) -> int:
         """Tokens that the next pass may add; see `AttentionPolicy.room`."""

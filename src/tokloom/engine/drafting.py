@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from tokloom.decode.stage import Drafter, DraftState, DraftTree
+from tokloom.atomic import write_atomic
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Prediction
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
+from tokloom.errors import ArgumentError, DocumentError
+from tokloom.registry import spec_of
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
+
+_OWNER = "owner"
+"""Name under which a saved state says whose it is."""
 
 
 class Pace:
@@ -91,7 +101,7 @@ class Drafting:
 
     def __init__(self, drafter: Drafter, model: LanguageModel) -> None:
         self.drafter, self.model = drafter, model
-        self.state: DraftState = drafter.start(model.vocabulary, model.device)
+        self.state: DraftState = drafter.start(model)
         self.trust = 1.0
         self.pace = Pace()
         self._curve: CostCurve | None = None
@@ -103,12 +113,13 @@ class Drafting:
             self._curve = load_or_measure(self.model)
         return self._curve
 
-    def propose(self, tokens: Sequence[int], depth: int) -> DraftTree:
+    def propose(self, tokens: Sequence[int], depth: int, prediction: Prediction) -> DraftTree:
         """The part of the drafter's tree, of at most `depth` levels, that is worth a pass."""
         self.pace.begin()
         if depth < 1 or not self.pace.open:
             return DraftTree()
-        tree = self.state.propose(tokens, WIDTHS[-1] - 1).top(WIDTHS[-1] - 1, depth)
+        most = WIDTHS[-1] - 1
+        tree = self.state.propose(DraftRequest(tokens, most, prediction)).top(most, depth)
         gains = list(accumulate(sorted(tree.chances, reverse=True)))
         best, size = self.MARGIN, 0
         for rows in WIDTHS[1:]:
@@ -133,3 +144,33 @@ class Drafting:
         else:
             self.trust += self.DRIFT * (1 - self.trust)
         self.pace.end(len(tree) > 0, len(path))
+
+    # --- what the drafter learned, in a file
+
+    def save(self, path: str | Path) -> None:
+        """Writes the drafter's state, whole or not at all."""
+        written = io.BytesIO()
+        arrays: dict[str, Any] = {_OWNER: np.array(self._owner), **self.state.arrays()}
+        np.savez(written, **arrays)
+        write_atomic(path, written.getvalue())
+
+    def load(self, path: str | Path) -> None:
+        """Takes over a state that `save` wrote.
+
+        Raises DocumentError if the file is none, ArgumentError if it is another drafter's or another model's."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            owner = str(arrays.pop(_OWNER))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DocumentError(str(path), f"is not a drafter's state ({error or type(error).__name__})") from None
+        if owner != self._owner:
+            raise ArgumentError(
+                "drafter_state", str(path), f"a state of {self._owner}, not of {owner}",
+                "Give each drafter and model a file of its own.",
+            )  # fmt: skip
+        self.state.restore(arrays)
+
+    @property
+    def _owner(self) -> str:
+        return f"{spec_of(self.drafter)} on {self.model.name} ({self.model.vocabulary.size} tokens)"
