@@ -73,7 +73,8 @@ class Pass:
     """The rows of one forward pass: `hidden` is the address of (rows, hidden size) float32, embeddings at first and
     updated by every layer; positions of (rows,) int32; rotary one (cosines, sines) for each of the model's tables, each
     (positions, head_dim / 2) float32. The caller keeps them alive. torch_threads: where torch's operations come between
-    two layers, so that both use the same threads."""
+    two layers, so that both use the same threads. tap: address of (rows, hidden size) float32 that gets what goes into
+    the MLP of layer `tapped`, or 0."""
 
     def __init__(
         self,
@@ -83,6 +84,8 @@ class Pass:
         rotary: Sequence[tuple[int, int]],
         threads: int,
         torch_threads: bool,
+        tap: int = 0,
+        tapped: int = 0,
     ) -> None: ...
 
 class Decoder:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokloom.atomic import write_atomic
+from tokloom.engine.capture import MlpInput
 from tokloom.errors import ArgumentError, DocumentError
 
 if TYPE_CHECKING:
@@ -38,14 +39,22 @@ TEMPERATURES = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 """Tried in tuning, as shares of the median squared distance of the nearest neighbour."""
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
+LAST_MLP = 0
+"""Stands for what goes into the last layer's MLP, where otherwise the number of a layer stands."""
+
 Progress = Callable[[str, int, int], None]
+
+
+def place(layer: int) -> int | MlpInput:
+    """Where the keys of a datastore come from, as `Host.forward` takes it."""
+    return MlpInput(-1) if layer == LAST_MLP else layer
 
 
 @dataclass(frozen=True)
 class About:
     """What a datastore says of itself.
 
-    layer: whose hidden states the keys are, 0 to the number of layers (see `engine/capture.py`).
+    layer: whose hidden states the keys are: `LAST_MLP`, or of 1 to the number of layers as in `engine/capture.py`.
     temperature, weight: best on text held out while building.
     perplexity, tuned_perplexity: of that text, by the model alone and with these.
     """
@@ -113,13 +122,13 @@ def build(
     model: LanguageModel,
     texts: Sequence[str],
     *,
-    layer: int = -1,
+    layer: int = LAST_MLP,
     window: int = 512,
     progress: Progress | None = None,
 ) -> About:
     """Makes a datastore of `texts` at `path`; one that was made of the same stays.
 
-    layer: whose hidden states are the keys; see `engine/capture.py`.
+    layer: whose hidden states are the keys: `LAST_MLP`, or the number of a layer as in `engine/capture.py`.
     window: tokens that go through the model together; at most the model's own.
 
     Raises:
@@ -128,11 +137,11 @@ def build(
     """
     window = min(window, model.window)
     layers = model.model.config.get_text_config().num_hidden_layers
-    if not -layers - 1 <= layer <= layers:
-        raise ArgumentError("layer", layer, f"an integer in [{-layers - 1}, {layers}]")
+    if not -layers <= layer <= layers:
+        raise ArgumentError("layer", layer, f"an integer in [{-layers}, {layers}]")
     if window < OVERLAP * 2:
         raise ArgumentError("window", window, f"at least {OVERLAP * 2} tokens")
-    layer %= layers + 1
+    layer = layer + layers + 1 if layer < 0 else layer
     documents = [model.encode_prompt(text, chat=False) for text in texts if text]
     pieces = list(_windows(documents, window))
     if len(pieces) < 2:
@@ -217,12 +226,12 @@ class _Collected:
             step = Step(tuple(range(piece.end - piece.start)), model.device, prompt=True)
             rows = tokens[piece.start : piece.end]
             output = host.forward(
-                host.open(len(rows)), rows, step, all_logits=piece.held_out, hidden_layer=layer
+                host.open(len(rows)), rows, step, all_logits=piece.held_out, hidden_layer=place(layer)
             )  # fmt: skip
             skipped = piece.first - piece.start
             keys = output.hidden[skipped:].cpu().numpy().astype(np.float16)
             if not np.isfinite(keys).all():
-                raise ArgumentError("layer", layer, "a layer whose hidden states fit half precision", "Try layer=-1.")
+                raise ArgumentError("layer", layer, "a layer whose hidden states fit half precision", "Try layer=0.")
             values = np.array(tokens[piece.first + 1 : piece.end + 1], dtype=np.int32)
             new: dict[str, NDArray[Any]] = {"keys.f16": keys, "values.i32": values}
             if piece.held_out:

@@ -46,7 +46,7 @@ def submodel(
     count = whole.config.get_text_config().num_hidden_layers
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < count:
         raise ArgumentError("layers", list(layers), f"rising numbers of layers, 0 to {count - 1}")
-    path = _path_to_layers(model, count)
+    path = _path_to_layers(model).split(".")
     shell = _shallow(whole)
     shell.config = _shortened(whole.config, layers)
     parent = shell
@@ -65,10 +65,17 @@ def submodel(
     return LanguageModel(f"{model.name}[{len(layers)} of {count} layers]", shell, model.tokenizer, model.weights)
 
 
-def _path_to_layers(model: LanguageModel, count: int) -> list[str]:
+def decoder_layers(model: LanguageModel) -> torch.nn.ModuleList:
+    """The model's layers. Raises UnsupportedModelError if they can't be found."""
+    layers: torch.nn.ModuleList = model.model.get_submodule(_path_to_layers(model))  # type: ignore[assignment]
+    return layers
+
+
+def _path_to_layers(model: LanguageModel) -> str:
+    count = model.model.config.get_text_config().num_hidden_layers
     for name, module in model.model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count and hasattr(module[0], "self_attn"):
-            return name.split(".")
+            return str(name)
     raise UnsupportedModelError(f"{model.name}: its list of {count} layers with a self_attn each was not found.")
 
 
