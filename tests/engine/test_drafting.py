@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokloom import Engine, Sampling
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
 from tokloom.engine.drafting import Drafting, Pace
 from tokloom.errors import ArgumentError, DocumentError
@@ -27,7 +27,7 @@ class Chain(DraftState):
         n = min(10, request.limit)
         return DraftTree(tuple(range(n)), tuple(range(-1, n - 1)), tuple(self.chance ** (i + 1) for i in range(n)))
 
-    def observe(self, tokens, logits, path):  # type: ignore[no-untyped-def]
+    def observe(self, seen):  # type: ignore[no-untyped-def]
         return None
 
 
@@ -44,6 +44,12 @@ def drafting(model: LanguageModel, chance: float, cost_of_64: float) -> Drafting
     made._curve = CostCurve({1: 1.0, 64: cost_of_64})
     made.pace = Open()
     return made
+
+
+def verified(tree: DraftTree) -> Verified:
+    """A pass of which nothing was accepted."""
+    rows = len(tree) + 1
+    return Verified([1], [1, *tree.tokens], (-1, *(p + 1 for p in tree.parents)), torch.zeros(rows, 4), [0])
 
 
 class Open(Pace):
@@ -116,10 +122,10 @@ def test_trust_falls_with_rejections_and_comes_back(tiny_llama: LanguageModel) -
     tree = made.propose([1], 20, None)
     assert len(tree) > 0
     for _ in range(60):
-        made.learn([1], torch.zeros(1, 4), tree, [0])
+        made.learn(verified(tree), tree)
     assert len(made.propose([1], 20, None)) == 0
     for _ in range(300):
-        made.learn([1], torch.zeros(1, 4), DraftTree(), [0])
+        made.learn(verified(DraftTree()), DraftTree())
     assert len(made.propose([1], 20, None)) > 0
 
 
