@@ -309,12 +309,21 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def rewind(self, seen: int) -> None:
         """Drops the slots of all tokens but the first `seen`."""
-        self.count = max(0, self.count - (self.seen - seen))
-        self.seen = seen
+        extra = max(0, self.seen - seen)  # a layer that was left out of some passes has seen fewer
+        self.count = max(0, self.count - extra)
+        self.seen -= extra
+
+    def can_try(self, rows: int) -> bool:
+        """Whether so many tokens can be added and taken back, with nothing lost."""
+        return self.window is None or self.count + rows <= self.window + self._overhang(self.window)
+
+    @staticmethod
+    def _overhang(window: int) -> int:
+        return max(window // 2, 64)
 
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
-        if self.count > window + max(window // 2, 64):
+        if self.count > window + self._overhang(window):
             drop = self.count - window
             for buffer in self._buffers:
                 buffer[:, :, :window] = buffer[:, :, drop : self.count].clone()
@@ -374,6 +383,10 @@ class KVStore(Cache):
         for layer in self.layers:
             layer.rewind(left)
         return left
+
+    def can_try(self, rows: int) -> bool:
+        """Whether passes of so many tokens in all can be taken back by `rewind`."""
+        return self.policy.plain and all(layer.can_try(rows) for layer in self.layers)
 
     def room(self) -> int:
         """Tokens that the next pass may add; see `AttentionPolicy.room`."""
