@@ -73,6 +73,10 @@ class KVStore(Cache):
             layer.rewind(left)
         return left
 
+    def can_try(self, rows: int) -> bool:
+        """Whether passes of so many tokens in all can be taken back by `rewind`."""
+        return self.policy.plain and all(layer.can_try(rows) for layer in self.layers)
+
     @contextmanager
     def trying(self, policy: AttentionPolicy, calibration: Sequence[dict[str, torch.Tensor]] = ()) -> Iterator[None]:
         """Passes of one token in here go by another policy, and are taken back at the end.
