@@ -66,3 +66,21 @@ def best(layer: KVLayer, score: torch.Tensor, size: int, sink: int, recent: int)
     score = score.masked_fill(first, torch.inf)
     score[..., layer.count - recent :] = torch.inf
     return largest(score, size)
+
+
+def observe_window(layer: KVLayer, weights: torch.Tensor, window: int) -> None:
+    """Adds to slot memory "votes" the attention that slots draw from an observation window: the last `window` queries
+    of a prompt (a shorter chunk takes over as much of what came before it), then those that are decoded.
+
+    weights: (batch, heads, rows, slots)."""
+    votes = layer.slot_memory("votes")
+    if layer.step.prompt:
+        votes.mul_(max(0.0, 1 - weights.shape[2] / window))
+        weights = weights[:, :, -window:]
+    votes.add_(group_sum(weights, layer.kv_heads))
+
+
+def end_window(layer: KVLayer) -> None:
+    """While decoding, the queries between two evictions are a window of their own."""
+    if not layer.step.prompt:
+        layer.slot_memory("votes").zero_()
