@@ -103,6 +103,7 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
         "device": "cpu",
         "context": "context_bubble:budget=700",
         "attention": "h2o:budget=64",
+        "predictor": None,
         "drafter": "token_recycling",
     }
     assert engine.asked["prompt"] == "Who?"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.context.stage import ContextSelector
-from tokloom.decode.stage import Constraint, Drafter
+from tokloom.decode.stage import Constraint, Drafter, Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
+    Predictor: "predictor",
     Drafter: "drafter",
     ContextSelector: "context",
     Constraint: "constraint",
@@ -29,7 +30,7 @@ STAGES = ("context", "attention", "decode")
 """Stages whose methods can be compared: those that have a place in an engine."""
 
 PLAIN = "plain"
-"""Stands for decoding without a drafter or constraint: the baseline of the decode stage."""
+"""Stands for decoding without a predictor, drafter or constraint: the baseline of the decode stage."""
 
 
 @dataclass(frozen=True)
