@@ -33,13 +33,17 @@ class Span:
 class Scores:
     """Scores of items, each of which stands for one slot or for a page of `page` consecutive ones.
 
-    values: float32 (batch, kv_heads or 1, rows, items); -inf for what may not be chosen.
+    values: float32 (batch, kv_heads or 1, rows, items); -inf for what may not be chosen, inf for what always is.
     slots: which slot (or page) each item is, int64 and as `values` but for sizes of 1; None: item i is i.
+    span: of pages: slots outside it are left out of a page that is taken.
+    shares: the values are shares of attention, or sums of them; else logits.
     """
 
     values: torch.Tensor
     slots: torch.Tensor | None = None
     page: int = 1
+    span: Span | None = None
+    shares: bool = False
 
 
 def score_slots(
@@ -73,7 +77,8 @@ def score_slots(
     core = layer.core is not None and queries.dtype == torch.float32 and batch == 1
     if not core or (keys is not None and keys.dtype != torch.float32):
         held = layer.keys if keys is None else keys
-        return _scores(held[:, :, : span.last].float(), queries.float(), span, scale, reduce, shared, among, use)
+        held = held if among is not None else held[:, :, : span.last]
+        return _scores(held.float(), queries.float(), span, scale, reduce, shared, among, use)
     if keys is None:
         stored = layer.buffers[0]
         storage, scales = STORED[stored.dtype], layer.buffers[3].data_ptr() if len(layer.buffers) > 3 else 0
@@ -131,11 +136,13 @@ def _scores(
         raw = raw.softmax(-1).nan_to_num(0)
     neutral = -torch.inf if reduce == "most" else 0.0
     if use is not None:
-        raw = raw.masked_fill(~use.view(kv_heads, -1, rows)[None, ..., None], neutral)
+        heard = use.view(kv_heads, -1, rows)
+        raw = raw.masked_fill(~heard[None, ..., None], neutral)
+        heard = heard.any(1).any(0, keepdim=True) if shared else heard.any(1)
+        inside = inside & heard[None, ..., None]
     dims = (1, 2) if shared else (2,)
     out = raw.amax(dims) if reduce == "most" else raw.sum(dims)
-    out = out[:, None] if shared else out
-    inside = inside[:, :1] if shared else inside
+    out, inside = (out[:, None], inside[:, :1]) if shared else (out, inside)
     return out.masked_fill(~inside, -torch.inf)
 
 
@@ -149,7 +156,7 @@ def largest(values: torch.Tensor, k: int) -> torch.Tensor:
         values = values.contiguous()
         out = torch.empty(*values.shape[:-1], k, dtype=torch.long)
         choose_slots(
-            scores=values.data_ptr(), rows=values.numel() // max(width, 1), width=width, k=k, out=out.data_ptr(),
+            scores=values.data_ptr(), rows=values.shape[:-1].numel(), width=width, k=k, out=out.data_ptr(),
             threads=torch.get_num_threads(),
         )  # fmt: skip
         return out
