@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from tokloom import registry
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,6 +33,9 @@ GIVES = frozenset({"queries", "keys", "attention_weights"})
 """What a policy may list in `needs`."""
 
 UNLIMITED = 2**30
+
+Calibration = list[dict[str, "torch.Tensor"]]
+"""What `calibrate` found, by layer and name."""
 
 
 class AttentionPolicy:
@@ -79,6 +84,15 @@ class AttentionPolicy:
             tensors by name, `layer.calibration` of this layer in every request.
         """
         return {}
+
+    @property
+    def calibration_key(self) -> str:
+        """What the calibration depends on, apart from the model: policies of the same key share theirs."""
+        return registry.spec_of(self)
+
+    def conclude(self, found: Calibration) -> Calibration:
+        """Makes the calibration of what `calibrate` found in each layer, for what depends on all of them."""
+        return found
 
     def prepare(self, layer: KVLayer) -> None:
         """The prompt, or a prefix that will be used again, has been read: time for work on a fixed context."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from tokloom.attention.attend import NAME
-from tokloom.attention.calibration import Calibration, calibration_of
+from tokloom.attention.calibration import calibration_of
 from tokloom.attention.kv_store import KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.engine.capture import Capture
 from tokloom.engine.fused_pass import fused_pass
 from tokloom.errors import UnsupportedModelError
