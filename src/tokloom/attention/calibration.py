@@ -76,7 +76,8 @@ def _fingerprint(model: LanguageModel, spec: str, tokens: list[int], layers: int
     """Tells models apart, fine-tuned ones too: by what they make of the first tokens."""
     some = tokens[:64]
     logits = run(KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True))
-    identity = [type(model.model).__name__, layers, spec, logits.argmax(-1).tolist(), tokens]
+    rope = None if model.rope is None else registry.spec_of(model.rope)
+    identity = [type(model.model).__name__, rope, layers, spec, logits.argmax(-1).tolist(), tokens]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 

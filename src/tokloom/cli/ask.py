@@ -92,6 +92,7 @@ def ask(
     context: o.Context = "context_bubble",
     budget: o.Budget = None,
     attention: o.Attention = "dense",
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
@@ -131,6 +132,7 @@ def ask(
         kv=kv,
         device=device,
         attention=attention,
+        rope=rope,
         drafter=drafter,
         context=o.with_budget(context, budget),
     )

@@ -44,6 +44,7 @@ def generate(
     device: o.Device = None,
     threads: o.Threads = None,
     attention: o.Attention = "dense",
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
@@ -74,7 +75,14 @@ def generate(
     as_chat = chat or system is not None
     rule = o.constraint(constraint, choices, schema, regex, grammar, strip=as_chat)
     engine_options = o.engine_options(
-        model=model, dtype=dtype, device=device, weights=weights, kv=kv, attention=attention, drafter=drafter
+        model=model,
+        dtype=dtype,
+        device=device,
+        weights=weights,
+        kv=kv,
+        attention=attention,
+        rope=rope,
+        drafter=drafter,
     )
 
     from tokloom.cli import answer, output

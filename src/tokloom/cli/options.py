@@ -56,6 +56,12 @@ Attention = Annotated[
     str,
     typer.Option("--attention", help="Which keys and values are kept and attended to.", rich_help_panel=_METHODS),
 ]
+Rope = Annotated[
+    str | None,
+    typer.Option(
+        "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
+    ),
+]
 Drafter = Annotated[
     str | None,
     typer.Option(

@@ -26,6 +26,7 @@ ASK = 'tokloom ask BOOK "QUESTION" '
 USAGES = {
     "ContextSelector": ASK + "--context ",
     "AttentionPolicy": ASK + "--attention ",
+    "RotaryScaling": ASK + "--rope ",
     "Drafter": ASK + "--drafter ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tokloom import registry
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context.stage import ContextSelector
 from tokloom.decode.stage import Constraint, Drafter
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
+    RotaryScaling: "rope",
     Drafter: "drafter",
     ContextSelector: "context",
     Constraint: "constraint",
