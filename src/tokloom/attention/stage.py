@@ -20,6 +20,7 @@ ones. Positions stay those of the text, whatever was evicted.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from tokloom import registry
@@ -137,3 +138,20 @@ class AttentionPolicy:
         """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do.
         Called before anything is dropped; what is returned for a -1 of `keep` is not read."""
         return None
+
+
+class RotaryScaling(ABC):
+    """Interface of what changes a model's rotary frequencies, under any policy: `Engine(rope=...)`."""
+
+    stage: ClassVar[str] = "attention"
+    name: ClassVar[str]
+
+    @abstractmethod
+    def window(self, trained: int) -> int:
+        """The most tokens of prompt and output together, for a model trained on `trained`."""
+
+    @abstractmethod
+    def frequencies(self, plain: torch.Tensor, trained: int) -> tuple[torch.Tensor, float]:
+        """The angle per position of each pair of dimensions, and a factor on cosines and sines.
+
+        plain: the model's own, float64 (head_dim / 2,)."""

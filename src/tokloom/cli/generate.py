@@ -45,6 +45,7 @@ def generate(
     threads: o.Threads = None,
     attention: o.Attention = "dense",
     predictor: o.Predictor = None,
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     constraint: o.ConstraintSpec = None,
@@ -85,6 +86,7 @@ def generate(
         predictor=predictor,
         drafter=drafter,
         drafter_state=drafter_state,
+        rope=rope,
     )
 
     from tokloom.cli import answer, output

@@ -27,6 +27,7 @@ USAGES = {
     "ContextSelector": ASK + "--context ",
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
+    "RotaryScaling": ASK + "--rope ",
     "Drafter": ASK + "--drafter ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",

@@ -12,7 +12,7 @@ import torch
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
 from tokloom.attention.kv_store import PRECISIONS, KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
@@ -29,6 +29,7 @@ from tokloom.ledger import Ledger, Row, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load, refuse_options
+from tokloom.models.rotary import with_rotary
 
 if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
@@ -75,6 +76,8 @@ class Engine:
         model: a `LanguageModel`, or a name, directory, GGUF file or hub id for `tokloom.load`.
         attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
         predictor: a `Predictor` or a spec, which changes the next-token distribution; None is the model's own.
+        rope: a `RotaryScaling` or a spec such as "giraffe:basis=yarn,scale=2", which widens the model's window for this
+            engine; None for the model's own positions.
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
@@ -94,6 +97,7 @@ class Engine:
         *,
         attention: str | AttentionPolicy = "dense",
         predictor: str | Predictor | None = None,
+        rope: str | RotaryScaling | None = None,
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
         context: str | ContextSelector = "context_bubble",
@@ -125,6 +129,8 @@ class Engine:
             self.model = model
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
+        if rope is not None:
+            self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
@@ -390,6 +396,7 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "weights": self.model.weights,
             **({"kv": self.kv} if self.kv is not None else {}),
+            **({"rope": registry.spec_of(self.model.rope)} if self.model.rope is not None else {}),
             **specs,
         }
 
