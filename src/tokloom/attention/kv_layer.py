@@ -7,6 +7,7 @@ for the slots of a draft tree, the slot is its ancestor).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 """How keys and values may be stored. int8 has one scale for each slot of a KV head."""
 STORED = {dtype: name for name, dtype in PRECISIONS.items()}
 """The names of these, by what the tensors are."""
+
+
+Watcher = Callable[["KVLayer", torch.Tensor | None], None]
+"""Is told, once a layer and pass, what `AttentionPolicy.select` chose, before the policy observes and evicts."""
 
 
 @dataclass
@@ -56,6 +61,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
         self.calibration: dict[str, torch.Tensor] = {}
         """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
+        self.watch: Watcher | None = None
         self.tally = Tally()
         self._memory: dict[str, torch.Tensor] = {}
         self._scales: tuple[torch.Tensor, ...] = ()  # int8: of keys and of values, (batch, kv_heads, capacity)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers.cache_utils import Cache
 
-from tokloom.attention.kv_layer import PRECISIONS, STORED, KVLayer
+from tokloom.attention.kv_layer import PRECISIONS, STORED, KVLayer, Watcher
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 from tokloom.errors import CompositionError, UnsupportedModelError
@@ -21,6 +21,7 @@ class KVStore(Cache):
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
     precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
     calibration: what the policy's `calibrate` found, one entry a layer; may be left out.
+    watch: is told what is attended to; see `Trace`.
 
     Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
     """
@@ -34,11 +35,14 @@ class KVStore(Cache):
         limit: int = 0,
         precision: str | None = None,
         calibration: Sequence[dict[str, torch.Tensor]] = (),
+        watch: Watcher | None = None,
     ) -> None:
-        self.policy = policy
+        self.policy, self.watch = policy, watch
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
         for layer, found in zip(self.layers, calibration, strict=False):
             layer.calibration = found
+        for layer in self.layers:
+            layer.watch = watch
 
     @property
     def seen(self) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from tokloom.attention.attend import NAME
 from tokloom.attention.calibration import Calibration, calibration_of
+from tokloom.attention.kv_layer import Watcher
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.engine.capture import Capture
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 
-def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precision: str | None = None) -> KVStore:
+def new_store(
+    model: LanguageModel,
+    policy: AttentionPolicy,
+    limit: int,
+    precision: str | None = None,
+    watch: Watcher | None = None,
+) -> KVStore:
     """An empty store for one request, see `KVStore`. Raises UnsupportedModelError if the model can't take it."""
     config = model.model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -41,7 +48,7 @@ def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precisi
         calibration = calibration_of(
             model, policy, lambda store, tokens, step: forward(model, store, tokens, step, all_logits=True)
         )
-    return KVStore(config.num_hidden_layers, policy, limit, precision, calibration)
+    return KVStore(config.num_hidden_layers, policy, limit, precision, calibration, watch)
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ def fused_pass(
     hidden = decoder.embed(torch.tensor(tokens, dtype=torch.long))
     tables = decoder.rotary(max(step.positions) + 1)
     rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
-    whole = store.policy.plain and capture is None
+    whole = store.policy.plain and capture is None and store.watch is None
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(
