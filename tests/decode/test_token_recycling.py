@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokloom import Engine, Sampling
-from tokloom.decode.stage import DraftRequest, DraftTree
+from tokloom.decode.stage import DraftRequest, DraftTree, Verified
 from tokloom.decode.token_recycling import TokenRecycling
 from tokloom.models.language_model import LanguageModel
 
@@ -26,6 +26,11 @@ def started(**options: int):  # type: ignore[no-untyped-def]
 
 def propose(state, tokens: list[int], limit: int) -> DraftTree:  # type: ignore[no-untyped-def]
     return state.propose(DraftRequest(tokens, limit, None))  # type: ignore[arg-type,no-any-return]
+
+
+def observe(state, rows: list[int], logits: torch.Tensor) -> None:  # type: ignore[no-untyped-def]
+    """A pass of which the first row only was accepted."""
+    state.observe(Verified(rows[:1], rows, (-1, *((0,) * (len(rows) - 1))), logits, [0]))
 
 
 passes = st.lists(
@@ -42,7 +47,7 @@ def test_the_tree_follows_what_was_observed(history: list[list[tuple[int, int]]]
         logits = torch.stack(
             [torch.from_numpy(np.random.default_rng(seed).permutation(VOCABULARY)) for _, seed in rows]
         )
-        state.observe([token for token, _ in rows], logits.float(), [0])
+        observe(state, [token for token, _ in rows], logits.float())
         for (token, _), row in zip(rows, logits, strict=True):
             seen[token] = row.argsort(descending=True)[:4].tolist()
     tree = propose(state, [3, last], limit)
@@ -68,8 +73,8 @@ def test_hit_rates_shape_the_tree() -> None:
         token, follower = step % 10, (step + 1) % 10
         logits = torch.zeros(1, VOCABULARY)
         logits[0, follower] = 1
-        right.observe([token], logits, [0])
-        wrong.observe([token], torch.from_numpy(np.random.default_rng(step).random((1, VOCABULARY))), [0])
+        observe(right, [token], logits)
+        observe(wrong, [token], torch.from_numpy(np.random.default_rng(step).random((1, VOCABULARY))))
     assert max(propose(right, [3], 8).depths()) == 8
     assert propose(right, [3], 8).tokens == (4, 5, 6, 7, 8, 9, 0, 1)
     assert max(propose(wrong, [3], 8).depths()) < 4

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from transformers.cache_utils import Cache
 
-from tokloom.attention.kv_layer import PRECISIONS, STORED, KVLayer, Watcher
+from tokloom.attention.kv_layer import KVLayer, Watcher
+from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 from tokloom.errors import CompositionError, UnsupportedModelError
 
-__all__ = ["PRECISIONS", "STORED", "KVLayer", "KVStore", "Step"]
+__all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step"]
 
 
 class KVStore(Cache):
@@ -107,16 +108,12 @@ class KVStore(Cache):
     @property
     def peak_bytes(self) -> int:
         """The most that was held at the end of a growth step, layer by layer."""
-        return sum(max(layer.tally.peak_bytes, layer.bytes) for layer in self.layers)
+        return sum(layer.slots.peak_bytes for layer in self.layers if layer.is_initialized)
 
     def slots(self) -> dict[str, int]:
-        """Tokens seen, slots held and slots evicted; the last two as the mean of the layers."""
-        n = len(self.layers)
-        return {
-            "seen": self.seen,
-            "held": round(sum(layer.count for layer in self.layers) / n),
-            "evicted": round(sum(layer.tally.evicted for layer in self.layers) / n),
-        }
+        """Tokens seen, slots held and slots evicted; the last two as the mean of layers and KV heads."""
+        held = round(sum(layer.held for layer in self.layers) / len(self.layers))
+        return {"seen": self.seen, "held": held, "evicted": self.seen - held}
 
     def pairs(self) -> dict[str, int]:
         """Pairs of a query row and a slot of a KV head, over all layers: attended, and what dense attention would."""

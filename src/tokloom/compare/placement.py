@@ -61,8 +61,8 @@ class Contender:
 def contenders(stage: str, methods: Sequence[str], budgets: Sequence[int] | None = None) -> list[Contender]:
     """The rows of a comparison, methods in the given order, each over the budgets.
 
-    "all" is every method of the stage. A method without an option `budget`, or whose spec names one, is one row. A budget that a method refuses is a
-    row with an error.
+    "all" is every method of the stage. A method without an option `budget`, or whose spec names one, is one row. A
+    budget that a method refuses is a row with an error.
 
     Raises:
         ArgumentError: an unknown stage, no methods, a budget below 1, or budgets that no method takes.

@@ -12,7 +12,7 @@ change speed, never the text, for greedy and for seeded sampling alike.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -110,11 +110,19 @@ class DraftTree:
     parents: for each node the index of its parent in `tokens`, -1 for a child of the root.
     chances: the drafter's estimate that the node will be accepted; never above its parent's. The
         loop verifies as many of the likeliest nodes as pay on the machine at hand.
+    marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of them; may be
+        empty.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     chances: tuple[float, ...] = ()
+    marks: tuple[Any, ...] = ()
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int], chances: Sequence[float], marks: Sequence[Any] = ()) -> DraftTree:
+        """A tree without branches."""
+        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances), tuple(marks))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -130,13 +138,45 @@ class DraftTree:
         """The `size` likeliest nodes of at most `depth` levels, as a tree."""
         depths = self.depths()
         order = sorted((i for i in range(len(self)) if depths[i] <= depth), key=lambda i: (-self.chances[i], i))
-        kept = sorted(order[:size])
-        place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+        return self.only(sorted(order[:size]))
+
+    def only(self, nodes: Sequence[int]) -> DraftTree:
+        """These nodes as a tree; ascending, the parent of each among them."""
+        place = {old: new for new, old in enumerate(nodes)} | {-1: -1}
         return DraftTree(
-            tuple(self.tokens[i] for i in kept),
-            tuple(place[self.parents[i]] for i in kept),
-            tuple(self.chances[i] for i in kept),
+            tuple(self.tokens[i] for i in nodes),
+            tuple(place[self.parents[i]] for i in nodes),
+            tuple(self.chances[i] for i in nodes),
+            tuple(self.marks[i] for i in nodes) if self.marks else (),
         )
+
+    def below(self, chain: Sequence[int]) -> DraftTree:
+        """This tree at the end of a chain of tokens that are certain."""
+        size = len(chain)
+        return DraftTree(
+            (*chain, *self.tokens),
+            (*range(-1, size - 1), *(size + parent if parent >= 0 else size - 1 for parent in self.parents)),
+            (*((1.0,) * size), *self.chances),
+            (*((None,) * size), *self.marks) if self.marks else (),
+        )
+
+    def after(self, size: int) -> DraftTree:
+        """The tree that `below` put under a chain of so many tokens."""
+        return DraftTree(
+            self.tokens[size:],
+            tuple(max(parent - size, -1) for parent in self.parents[size:]),
+            self.chances[size:],
+            self.marks[size:],
+        )
+
+    def outcomes(self, path: Sequence[int]) -> Iterator[tuple[int, bool]]:
+        """The nodes that the model decided on, and whether it took them.
+
+        path: as of `Verified`: row 0 for the root, i + 1 for node i."""
+        taken = set(path)
+        for node, parent in enumerate(self.parents):
+            if parent + 1 in taken:
+                yield node, node + 1 in taken
 
 
 @dataclass(frozen=True)
@@ -154,6 +194,24 @@ class DraftRequest:
     prediction: Prediction
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A pass that is over: what was asked, and what the model said.
+
+    text: prompt and output before it, its last token included.
+    tokens: the rows, that last token first, then the tree's nodes, accepted or not.
+    parents: the row above each, -1 for the first.
+    logits: (rows, vocabulary), what the prediction said after each.
+    path: the rows that are part of the text now, in its order; begins with row 0.
+    """
+
+    text: Sequence[int]
+    tokens: Sequence[int]
+    parents: Sequence[int]
+    logits: torch.Tensor
+    path: Sequence[int]
+
+
 class DraftState(ABC):
     """A drafter at work. It may serve many requests, one after the other or interleaved.
 
@@ -168,12 +226,13 @@ class DraftState(ABC):
         """A tree of at most `request.limit` nodes to follow `request.tokens`."""
 
     @abstractmethod
-    def observe(self, tokens: Sequence[int], logits: torch.Tensor, path: Sequence[int]) -> None:
-        """Learns from a forward pass.
+    def observe(self, seen: Verified) -> None:
+        """Learns from a pass."""
 
-        tokens: the rows, the last accepted token first, then the tree's nodes, accepted or not.
-        logits: (rows, vocabulary), what the model predicted after each.
-        path: the rows that are part of the text now, in its order; begins with row 0."""
+    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:  # noqa: B027 - as above
+        """Is told what became of the nodes that it proposed and that were verified; after `observe`.
+
+        tree: its nodes with their marks. path: as of `Verified`, in rows of this tree."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What it learned, for a file (`Engine.save_drafter_state`); empty if there is nothing to keep."""

@@ -28,10 +28,9 @@ from tokloom.decode.stage import Drafter, DraftState, DraftTree
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
-    from tokloom.decode.stage import DraftRequest
+    from tokloom.decode.stage import DraftRequest, Verified
     from tokloom.models.language_model import LanguageModel
 
 EMPTY = -1
@@ -109,11 +108,11 @@ class RecyclingState(DraftState):
             offer(child, 0, node, depth + 1, -chance)
         return DraftTree(tuple(drafted), tuple(parents), tuple(chances))
 
-    def observe(self, tokens: Sequence[int], logits: torch.Tensor, path: Sequence[int]) -> None:
-        rows = np.asarray(tokens)
-        top = likeliest(logits, self.options.candidates)
+    def observe(self, seen: Verified) -> None:
+        rows = np.asarray(seen.tokens)
+        top = likeliest(seen.logits, self.options.candidates)
         known = self.matrix[rows]
-        for row in path:  # what follows a rejected token says nothing of the text
+        for row in seen.path:  # what follows a rejected token says nothing of the text
             if known[row, 0] != EMPTY:
                 kind = self.steady[rows[row]]
                 self.trials[kind] += 1

@@ -20,7 +20,8 @@ def fused_pass(
     """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary), float32.
 
     capture: takes hidden states on the way."""
-    rows, cpu = step.rows, torch.device("cpu")
+    cpu = torch.device("cpu")
+    rows, own = step.rows, 0 if step.parents is None else step.own.data_ptr()
     for layer, form in zip(store.layers, decoder.layers, strict=True):
         layer.window = form.window
         if not layer.is_initialized:
@@ -32,8 +33,9 @@ def fused_pass(
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(
-        hidden.data_ptr(), rows, step.row_positions.data_ptr(), rotary, torch.get_num_threads(), torch_threads=not whole
-    )
+        hidden.data_ptr(), [(rows, own)], step.row_positions.data_ptr(), rotary, torch.get_num_threads(),
+        torch_threads=not whole,
+    )  # fmt: skip
     if whole:
         _all_layers(decoder, store, step, core_pass)
     else:
@@ -50,9 +52,7 @@ def fused_pass(
 
 def _all_layers(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass) -> None:
     """No policy wants to see anything: the core does all layers in one call."""
-    starts = [layer.reserve(step.rows) for layer in store.layers]
-    own = 0 if step.parents is None else step.own.data_ptr()
-    decoder.core.run(core_pass, [_buffer(layer) for layer in store.layers], starts, own)
+    decoder.core.run(core_pass, [[_reserved(layer, step)] for layer in store.layers])
     for layer in store.layers:
         count(layer, None)
         layer.hold(None, None)
@@ -63,14 +63,15 @@ def _by_layer(
 ) -> None:
     for index, (layer, form) in enumerate(zip(store.layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, step.rows, form.head_dim)  # a tree's are held until it is accepted
-        start = layer.reserve(step.rows)
-        decoder.core.attention_in(index, core_pass, _buffer(layer), start, queries.data_ptr())
+        decoder.core.attention_in(index, core_pass, [_reserved(layer, step)], queries.data_ptr())
         out = attend_layer(layer, queries, form.scale, form.softcap, form.window, few=None)
         decoder.core.attention_out(index, core_pass, out.data_ptr())
         if capture is not None and index + 1 < len(decoder.layers):
             capture.take(index + 1, hidden)
 
 
-def _buffer(layer: KVLayer) -> KVBuffer:
+def _reserved(layer: KVLayer, step: Step) -> tuple[KVBuffer, int]:
+    """Where the rows' keys and values go."""
+    start = layer.slots.reserve(step.rows)
     assert layer.core is not None  # one sequence on the CPU
-    return layer.core
+    return layer.core, start

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 
 from tokloom.attention.kv_store import Step
-from tokloom.decode.stage import DraftTree, Matcher, Prediction
+from tokloom.decode.stage import DraftTree, Matcher, Prediction, Verified
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler, unpack
 from tokloom.engine.text_stream import TextStream
-
-PLAIN = DraftTree()
 
 
 class Decoding:
@@ -66,7 +64,7 @@ class Decoding:
                 self._take(certain[0])
                 self.forced += 1
             else:
-                self._pass(self._draft(certain))
+                self._pass(*self._draft(certain))
             yield self._chunk()
         tail = self.stream.finish()
         if tail:
@@ -102,23 +100,23 @@ class Decoding:
         self.matcher.mask(self._words)
         return unpack(self._words, self.prediction.vocabulary.size).to(self.device)
 
-    def _draft(self, certain: list[int]) -> DraftTree:
-        """What to verify in the next pass beside the last token; `certain` tokens go before guesses."""
+    def _draft(self, certain: list[int]) -> tuple[DraftTree, int]:
+        """What to verify in the next pass beside the last token, and how many of its first nodes are certain."""
         left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
         # The last token itself takes one of the room; a token drafted beyond what is left is wasted.
         depth = min(self.prediction.room() - 1, left - 1, self.prediction.window - len(self.tokens) - 1)
-        if certain and depth >= 1:
-            chain = tuple(certain[:depth])
-            return DraftTree(chain, tuple(range(-1, len(chain) - 1)), (1.0,) * len(chain))
-        return self.drafting.propose(self.tokens, depth, self.prediction) if self.drafting is not None else PLAIN
+        chain = certain[: max(depth, 0)]
+        if self.drafting is None:
+            return DraftTree().below(chain), len(chain)
+        return self.drafting.propose(self.tokens, depth, self.prediction, chain, self.matcher), len(chain)
 
-    def _pass(self, tree: DraftTree) -> None:
+    def _pass(self, tree: DraftTree, certain: int) -> None:
         """Verifies a tree in one pass and takes the tokens that it gives."""
-        rows = [self.tokens[-1], *tree.tokens]
-        first = len(self.tokens) - 1
+        text = list(self.tokens)
+        rows, parents = [text[-1], *tree.tokens], (-1, *(parent + 1 for parent in tree.parents))
+        first = len(text) - 1
         if len(tree):
-            positions = (first, *(first + depth for depth in tree.depths()))
-            step = Step(positions, self.device, parents=(-1, *(parent + 1 for parent in tree.parents)))
+            step = Step((first, *(first + depth for depth in tree.depths())), self.device, parents=parents)
         else:
             step = Step((first,), self.device)
         logits = self.prediction.rows(rows, step)
@@ -140,4 +138,4 @@ class Decoding:
         self.accepted += len(path) - 1
         self.prediction.accept(path)
         if self.drafting is not None:
-            self.drafting.learn(rows, logits, tree, path)
+            self.drafting.learn(Verified(text, rows, parents, logits, path), tree, certain)
