@@ -21,7 +21,6 @@ from tokloom.attention.slots import Slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 
-
 Watcher = Callable[["KVLayer", torch.Tensor | None], None]
 """Is told, once a layer and pass, what `AttentionPolicy.select` chose, before the policy observes and evicts."""
 
