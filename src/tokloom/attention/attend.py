@@ -82,6 +82,8 @@ def attend_layer(
     replaced = layer.policy.attention(layer, query, scale, softcap) if window is None else None
     selected = layer.policy.select(layer, query) if window is None and replaced is None else None
     count(layer, selected)
+    if layer.watch is not None:
+        layer.watch(layer, selected)
     wanted = "attention_weights" in layer.policy.needs and window is None
     if replaced is not None:
         out, weights = replaced.transpose(1, 2).contiguous(), None

@@ -7,6 +7,7 @@ for the slots of a draft tree, the slot is its ancestor). Holes are seen by no q
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from tokloom.attention.precision import PRECISIONS, Plain
 from tokloom.attention.slots import Slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
+
+Watcher = Callable[["KVLayer", torch.Tensor | None], None]
+"""Is told, once a layer and pass, what `AttentionPolicy.select` chose, before the policy observes and evicts."""
 
 
 @dataclass
@@ -55,6 +59,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
         self.trying = False
         """Passes will be taken back: what they see must stay."""
+        self.watch: Watcher | None = None
         self.tally = Tally()
         self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.kv_layer import KVLayer, Watcher
 from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
@@ -25,6 +25,7 @@ class KVStore(Cache):
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
     precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
     calibration: what the policy's `calibrate` found, one entry a layer; may be left out.
+    watch: is told what is attended to; see `Trace`.
 
     Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
     """
@@ -38,12 +39,15 @@ class KVStore(Cache):
         limit: int = 0,
         precision: str | None = None,
         calibration: Sequence[dict[str, torch.Tensor]] = (),
+        watch: Watcher | None = None,
     ) -> None:
-        self.policy = policy
+        self.policy, self.watch = policy, watch
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
         self._tried: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
         for layer, found in zip(self.layers, calibration, strict=False):
             layer.calibration = found
+        for layer in self.layers:
+            layer.watch = watch
 
     @property
     def seen(self) -> int:

@@ -3,8 +3,8 @@
 Paper: none (baseline)
 Formula: a selecting attention policy keeps every key and value. So drafts are made on the request's own KV cache, one
     token a pass under that policy, the likeliest each, until `depth` tokens or until the chance that all are right
-    falls below `threshold` (the product of the model's probabilities, each corrected by how often drafts of like probability
-    were right); their slots are taken back, and one pass of the request's own attention verifies them all.
+    falls below `threshold` (the product of the model's probabilities, each corrected by how often drafts of like
+    probability were right); their slots are taken back, and one pass of the request's own attention verifies them all.
 Shapes: a chain of up to `depth` tokens.
 Effect: no second model and no second cache, and exactly the text of the request's own attention. It pays where reading
     the cache is most of a pass: at 8k tokens of context a drafting pass of this model takes half of a dense one.

@@ -32,6 +32,8 @@ from tokloom.models.load import load, refuse_options
 from tokloom.models.rotary import with_rotary
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
+
     Progress = Callable[[str, int, int], None]
 
 MINIMUM_CONTEXT = 32
@@ -40,9 +42,12 @@ MINIMUM_CONTEXT = 32
 
 @dataclass(frozen=True)
 class Score:
-    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest)."""
+    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest).
+
+    prompt_tokens: length of the prompt in tokens."""
 
     tokens: tuple[int, ...]
+    prompt_tokens: int
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...]
     ledger: Ledger
@@ -232,14 +237,16 @@ class Engine:
         stream._chunks = finish()
         return stream
 
-    def score(self, prompt: str, continuation: str) -> Score:
+    def score(self, prompt: str, continuation: str, *, watch: Watcher | None = None) -> Score:
         """How the model, with this engine's attention, rates `continuation` after `prompt`, both taken as they are.
 
         The continuation goes through the model one token a pass, as if it had been generated.
+
+        watch: is told what each layer attends to, in every pass; see `tokloom.attention.trace.Trace`.
         """
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
-        prediction = self._predict(len(continuation))
+        prediction = self._predict(len(continuation), watch)
         targets = prediction.encode(continuation)
         if not targets:
             raise ArgumentError("continuation", continuation, "a text of at least one token")
@@ -258,7 +265,7 @@ class Engine:
                     row.forward_passes += 1
             row.tokens_in = row.tokens_out = len(targets)
         _account(ledger.row("attention"), ledger.row("decode"), prediction)
-        return Score(tuple(targets), tuple(logprobs), tuple(ranks), ledger)
+        return Score(tuple(targets), len(tokens), tuple(logprobs), tuple(ranks), ledger)
 
     # --- the stages of a request
 
@@ -318,9 +325,11 @@ class Engine:
             tokenized.counts = {"instruction": len(tokens) - row.tokens_out}
         return tokens, selection
 
-    def _predict(self, new_tokens: int) -> Prediction:
+    def _predict(self, new_tokens: int, watch: Watcher | None = None) -> Prediction:
         """The prediction of a new request."""
-        host = Host(self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk)
+        host = Host(
+            self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk, watch=watch
+        )  # fmt: skip
         return PlainPrediction(host) if self.predictor is None else self.predictor.start(host)
 
     def _prefill(

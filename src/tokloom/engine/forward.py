@@ -11,6 +11,7 @@ import torch
 
 from tokloom.attention.attend import NAME
 from tokloom.attention.calibration import calibration_of
+from tokloom.attention.kv_layer import Watcher
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.engine.capture import Capture
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 
-def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precision: str | None = None) -> KVStore:
+def new_store(
+    model: LanguageModel,
+    policy: AttentionPolicy,
+    limit: int,
+    precision: str | None = None,
+    watch: Watcher | None = None,
+) -> KVStore:
     """An empty store for one request, see `KVStore`. Raises UnsupportedModelError if the model can't take it."""
     config = model.model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -39,7 +46,7 @@ def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precisi
             raise UnsupportedModelError(
                 f"{model.name} does not use transformers' attention interface: {error}"
             ) from error
-    return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy))
+    return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy), watch)
 
 
 def calibrated(model: LanguageModel, policy: AttentionPolicy) -> Calibration:

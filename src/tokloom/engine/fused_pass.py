@@ -34,7 +34,7 @@ def fused_pass(
     if capture is not None and capture.inside:
         tapped = torch.empty_like(hidden)
     between = capture is not None and not capture.inside and capture.layer < len(layers)
-    whole = store.policy.plain and not between
+    whole = store.policy.plain and not between and store.watch is None
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(

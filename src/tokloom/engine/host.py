@@ -11,6 +11,7 @@ from tokloom.engine.capture import Capture, MlpInput
 from tokloom.engine.forward import forward, new_store, prefill
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
     from tokloom.attention.kv_store import KVStore, Step
     from tokloom.attention.stage import AttentionPolicy
     from tokloom.models.language_model import LanguageModel
@@ -36,11 +37,18 @@ class Host:
     """
 
     def __init__(
-        self, model: LanguageModel, policy: AttentionPolicy, new_tokens: int, *, kv: str | None, prefill_chunk: int
+        self,
+        model: LanguageModel,
+        policy: AttentionPolicy,
+        new_tokens: int,
+        *,
+        kv: str | None,
+        prefill_chunk: int,
+        watch: Watcher | None = None,
     ) -> None:
         self.model, self.policy, self.new_tokens = model, policy, new_tokens
         self.stores: list[KVStore] = []
-        self._kv, self._chunk = kv, prefill_chunk
+        self._kv, self._chunk, self._watch = kv, prefill_chunk, watch
 
     def beside(self, model: LanguageModel) -> Host:
         """A host for a second model in the same request, with the same attention; its stores count with this one's."""
@@ -50,7 +58,7 @@ class Host:
 
     def open(self, prompt: int) -> KVStore:
         """An empty store for a prompt of so many tokens and the output."""
-        store = new_store(self.model, self.policy, prompt + self._room, self._kv)
+        store = new_store(self.model, self.policy, prompt + self._room, self._kv, self._watch)
         self.stores.append(store)
         return store
 
