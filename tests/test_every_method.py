@@ -27,6 +27,7 @@ REQUIRED = {
     "grammar": {"text": 'root ::= "a" root | "b"'},
     "json_schema": {"schema": {"type": "object"}},
     "structural_tag": {"tools": [ADD]},
+    "guided_diffusion": {"guide": "guide"},
 }
 # Budgets that bite on the short texts of the tiny models.
 SMALL = {"h2o": {"budget": 24, "interval": 4}, "token_select": {"budget": 24, "sink": 2, "local": 8}}

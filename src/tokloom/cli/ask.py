@@ -95,6 +95,7 @@ def ask(
     predictor: o.Predictor = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -136,6 +137,7 @@ def ask(
         predictor=predictor,
         drafter=drafter,
         drafter_state=drafter_state,
+        denoiser=denoiser,
         context=o.with_budget(context, budget),
     )
 

@@ -47,6 +47,7 @@ def generate(
     predictor: o.Predictor = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -85,6 +86,7 @@ def generate(
         predictor=predictor,
         drafter=drafter,
         drafter_state=drafter_state,
+        denoiser=denoiser,
     )
 
     from tokloom.cli import answer, output

@@ -28,6 +28,8 @@ USAGES = {
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
     "Drafter": ASK + "--drafter ",
+    "Denoiser": ASK + "--denoiser ",
+    "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }
