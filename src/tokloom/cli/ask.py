@@ -96,6 +96,7 @@ def ask(
     rope: o.Rope = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -138,6 +139,7 @@ def ask(
         rope=rope,
         drafter=drafter,
         drafter_state=drafter_state,
+        denoiser=denoiser,
         context=o.with_budget(context, budget),
     )
 

@@ -48,6 +48,7 @@ def generate(
     rope: o.Rope = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -87,6 +88,7 @@ def generate(
         drafter=drafter,
         drafter_state=drafter_state,
         rope=rope,
+        denoiser=denoiser,
     )
 
     from tokloom.cli import answer, output

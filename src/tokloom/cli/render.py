@@ -29,6 +29,8 @@ USAGES = {
     "Predictor": ASK + "--predictor ",
     "RotaryScaling": ASK + "--rope ",
     "Drafter": ASK + "--drafter ",
+    "Denoiser": ASK + "--denoiser ",
+    "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }

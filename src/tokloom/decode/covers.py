@@ -135,9 +135,9 @@ class Covers:
         allowed = self.encodings.followers(node.written)[self.encodings.order]
         scores = np.where(allowed, logits[self.encodings.order].astype(np.float64), -np.inf)
         ends = logits[self._eos].astype(np.float64) if self.encodings.is_complete(node.written) else np.empty(0)
-        top = max(scores.max(initial=-np.inf), ends.max(initial=-np.inf))
+        top = max(scores.max(initial=-np.inf), ends.max(initial=-np.inf), -1e300)  # finite where nothing can follow
         chances, ending = np.exp(scores - top), float(np.exp(ends - top).sum())
-        total = chances.sum() + ending
+        total = max(chances.sum() + ending, SMALLEST)
         for child in node.children:
             if child.logprob is None and node.logprob is not None:
                 chance = chances[self.encodings.places[child.token]] / total

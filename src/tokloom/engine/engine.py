@@ -16,7 +16,9 @@ from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
+from tokloom.decode.denoise import Denoiser
 from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor
+from tokloom.engine.denoising import denoise, fitting_denoiser
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
 from tokloom.engine.loop import Decoding
@@ -85,6 +87,7 @@ class Engine:
             engine; None for the model's own positions.
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
+        denoiser: a `Denoiser` or a spec, only for a diffusion model; None is plain_denoising.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16" or "int8" (with a scale for each token of a KV head); None
@@ -105,6 +108,7 @@ class Engine:
         rope: str | RotaryScaling | None = None,
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
+        denoiser: str | Denoiser | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -137,6 +141,7 @@ class Engine:
         if rope is not None:
             self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
+        self.denoiser = fitting_denoiser(denoiser, self.model, (self.attention, self.predictor, self.drafter))
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
@@ -205,6 +210,7 @@ class Engine:
         if rule is not None:
             registry.check_needs(rule, decode_stage.GIVES)
         prediction = self._predict(sampling.max_new_tokens)
+        fitting_denoiser(self.denoiser, self.model, (rule,))
         matcher = rule.start(prediction.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
@@ -218,7 +224,11 @@ class Engine:
             tokens = self._plain_prompt(prompt, messages, ledger)
         self._check_window(prediction.prompt(tokens), prediction.window)
         components = self._components(rule, documents is not None)
-        chunks = self._run(prediction, tokens, sampling, matcher, ledger, progress)
+        chunks: Any
+        if self.denoiser is not None:
+            chunks = denoise(self.denoiser, prediction.host, tokens, sampling, ledger)
+        else:
+            chunks = self._run(prediction, tokens, sampling, matcher, ledger, progress)
         stream = Stream(iter(()))
 
         def finish() -> Iterator[Chunk]:
@@ -395,7 +405,8 @@ class Engine:
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
         parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "constraint": constraint,
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter,
+            "denoiser": self.denoiser, "constraint": constraint,
         }  # fmt: skip
         if documents:
             parts["context"] = self.context
