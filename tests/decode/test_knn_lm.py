@@ -117,7 +117,7 @@ def test_wrong_datastores_are_refused(path: Path, tiny_qwen3: LanguageModel, tin
 def test_effect_perplexity_falls_on_the_same_book(smollm2: LanguageModel, alice: str, tmp_path: Path) -> None:
     """A datastore of two thousand tokens before a page lowers the page's perplexity; keys of another text (the control)
     raise it, and a temperature below 1 is worse than the one that was tuned."""
-    for name, text in (("same", alice[8000:16000]), ("other", "The baker lives in house 7. It is quiet. " * 100)):
+    for name, text in (("same", alice[8000:16000]), ("other", "The baker lives in house 7. It is quiet. " * 60)):
         KnnLM(datastore=str(tmp_path / name)).prepare(smollm2, [text])
     tokens = smollm2.encode(alice[16000:17500])
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tests.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
@@ -20,6 +19,7 @@ from tokloom.engine.host import Host
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import ArgumentError, SpecError
 from tokloom.models.language_model import LanguageModel
+from tokloom.models.submodel import submodel
 
 PROMPT = "one two three four five six seven one two three four five six seven one two three"
 
@@ -119,23 +119,22 @@ def test_bad_options_are_refused(tiny_llama: LanguageModel) -> None:
 
 @pytest.mark.model
 def test_effect_fitted_exits_draft_right(smollm2: LanguageModel, alice: str, tmp_path: Path) -> None:
-    """Heads fitted to 1,500 tokens of a book, on the rest of it: a quarter of the drafted tokens are right and a
-    third of the passes are saved. Without the fit (the control) the same layers are right a third as often."""
-    layers, hidden = (12,), smollm2.model.config.hidden_size
-    S2D(exits=str(tmp_path / "fitted"), layers=layers, steps=0).prepare(smollm2, [alice[5000:11000]])
-    about = {"model": smollm2.name, "vocabulary": str(smollm2.vocabulary.size), "layers": "[12]"}
-    save_file({"12.weight": torch.eye(hidden), "12.bias": torch.zeros(hidden)}, tmp_path / "unfitted", about)
-    sampling = Sampling(max_new_tokens=32)
-    prompt = alice[60000:60400]
-    plain = Engine(smollm2).generate(prompt, sampling=sampling)
-    share, passes = {}, {}
-    for name in ("fitted", "unfitted"):
-        engine = Engine(smollm2, drafter=S2D(exits=str(tmp_path / name), threshold=0, length=2))
-        always_draft(engine)
-        drafted = engine.generate(prompt, sampling=sampling)
-        assert drafted.tokens == plain.tokens
-        row = drafted.ledger.row("decode")
-        share[name], passes[name] = row.counts["accepted"] / row.counts["drafted"], row.forward_passes
-    assert share["fitted"] > 0.15
-    assert share["fitted"] > 2 * share["unfitted"]
-    assert passes["fitted"] < passes["unfitted"]
+    """An exit after 12 of 30 layers, fitted to 1,500 tokens of a book, says on another page of it what the model says more
+    than twice as often as those layers without the fit (the control); drafts by it are accepted and change no text."""
+    options = S2D(exits=str(tmp_path / "exits"), layers=(12,), steps=0, threshold=0.3, length=3)
+    options.prepare(smollm2, [alice[5000:11000]])
+    page = smollm2.encode(alice[60000:61000])
+    step = Step(tuple(range(len(page))), smollm2.device, prompt=True)
+    parts = (smollm2, exits(options.exits, smollm2)[12], submodel(smollm2, range(12)))
+    whole, fitted, unfitted = (
+        forward(part, new_store(smollm2, Dense(), 0), page, step, all_logits=True).argmax(-1) for part in parts
+    )
+    assert (fitted == whole).float().mean() > 0.2
+    assert (fitted == whole).sum() > 2 * (unfitted == whole).sum()
+    sampling = Sampling(max_new_tokens=16)
+    plain = Engine(smollm2).generate(alice[60000:60300], sampling=sampling)
+    engine = Engine(smollm2, drafter=options)
+    always_draft(engine)
+    drafted = engine.generate(alice[60000:60300], sampling=sampling)
+    assert drafted.tokens == plain.tokens
+    assert drafted.ledger.row("decode").counts["accepted"] > 0
