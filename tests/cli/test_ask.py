@@ -105,6 +105,7 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
         "context": "context_bubble:budget=700",
         "attention": "h2o:budget=64",
         "rope": "giraffe:scale=2",
+        "predictor": None,
         "drafter": "token_recycling",
     }
     assert engine.asked["prompt"] == "Who?"

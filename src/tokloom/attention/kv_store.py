@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from transformers.cache_utils import Cache
 
-from tokloom.attention.kv_layer import PRECISIONS, STORED, KVLayer
+from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
-from tokloom.errors import UnsupportedModelError
+from tokloom.errors import CompositionError, UnsupportedModelError
 
-__all__ = ["PRECISIONS", "STORED", "KVLayer", "KVStore", "Step"]
+__all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step"]
 
 
 class KVStore(Cache):
@@ -56,6 +57,18 @@ class KVStore(Cache):
         for layer in self.layers:
             layer.settle(rows)
 
+    def rewind(self, seen: int) -> int:
+        """Takes back all but the first `seen` tokens, or all of them where a layer no longer holds what those that
+        follow may see. Returns how many are left.
+
+        Raises CompositionError if the policy observes or evicts: what it learned can't be taken back."""
+        if not self.policy.rewinds:
+            raise CompositionError(self.policy.name, "a rewound KV store", "it observes or evicts")
+        left = seen if all(layer.can_rewind(seen) for layer in self.layers) else 0
+        for layer in self.layers:
+            layer.rewind(left)
+        return left
+
     def room(self) -> int:
         """Tokens that the next pass may add; see `AttentionPolicy.room`."""
         return max(1, self.policy.room(self.seen))
@@ -91,16 +104,12 @@ class KVStore(Cache):
     @property
     def peak_bytes(self) -> int:
         """The most that was held at the end of a growth step, layer by layer."""
-        return sum(max(layer.tally.peak_bytes, layer.bytes) for layer in self.layers)
+        return sum(layer.slots.peak_bytes for layer in self.layers if layer.is_initialized)
 
     def slots(self) -> dict[str, int]:
-        """Tokens seen, slots held and slots evicted; the last two as the mean of the layers."""
-        n = len(self.layers)
-        return {
-            "seen": self.seen,
-            "held": round(sum(layer.count for layer in self.layers) / n),
-            "evicted": round(sum(layer.tally.evicted for layer in self.layers) / n),
-        }
+        """Tokens seen, slots held and slots evicted; the last two as the mean of layers and KV heads."""
+        held = round(sum(layer.held for layer in self.layers) / len(self.layers))
+        return {"seen": self.seen, "held": held, "evicted": self.seen - held}
 
     def pairs(self) -> dict[str, int]:
         """Pairs of a query row and a slot of a KV head, over all layers: attended, and what dense attention would."""

@@ -4,8 +4,9 @@ An `AttentionPolicy` is a set of hooks on the engine's KV store, each optional. 
 options only; what a request accumulates lies in the `KVLayer` that every hook gets:
 
     layer.keys, layer.values   # (batch, kv_heads, slots, head_dim), already rotated (RoPE)
-    layer.positions            # (batch, kv_heads, slots) int32, the text position of each slot
+    layer.positions            # (batch, kv_heads, slots) int32, the text position of each slot, -1 in a hole
     layer.slot_memory(name)    # (batch, kv_heads, slots) float32, moves and leaves with its slot
+    layer.holes                # (batch, kv_heads) int64, or None: how many first slots of a KV head are holes
     layer.carry                # what the last accepted token leaves to the next, by name
     layer.notes                # what else is kept of the layer, by name
     layer.step.shared          # what a layer tells later ones in the same pass
@@ -58,6 +59,11 @@ class AttentionPolicy:
         return UNLIMITED
 
     @property
+    def rewinds(self) -> bool:
+        """The last tokens can be taken back: it learns nothing from a pass and drops nothing."""
+        return type(self).observe is AttentionPolicy.observe and type(self).evict is AttentionPolicy.evict
+
+    @property
     def calibrates(self) -> bool:
         """It has a `calibrate`."""
         return type(self).calibrate is not AttentionPolicy.calibrate
@@ -107,14 +113,16 @@ class AttentionPolicy:
         given if `needs` names "attention_weights"; the last `rows` slots are those of the rows."""
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
-        """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all.
+        """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all. A KV head that keeps
+        fewer than another has -1 at the front of its row, and from then on as many holes, which no query sees.
 
         Called when `room(seen)` starts anew: after each prompt chunk, and while decoding whenever
         as many tokens were added as `room` had allowed."""
         return None
 
     def merge(self, layer: KVLayer, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do."""
+        """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do.
+        Called before anything is dropped; what is returned for a -1 of `keep` is not read."""
         return None
 
 

@@ -93,7 +93,9 @@ def ask(
     budget: o.Budget = None,
     attention: o.Attention = "dense",
     rope: o.Rope = None,
+    predictor: o.Predictor = None,
     drafter: o.Drafter = None,
+    drafter_state: o.DrafterState = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -133,7 +135,9 @@ def ask(
         device=device,
         attention=attention,
         rope=rope,
+        predictor=predictor,
         drafter=drafter,
+        drafter_state=drafter_state,
         context=o.with_budget(context, budget),
     )
 
@@ -145,7 +149,9 @@ def ask(
     request: dict[str, Any] = {"prompt": question, "documents": documents, "constraint": rule, "sampling": sampling}
     if json:
         output.show_json({"question": question, **engine.generate(**request).as_json()})
+        answer.keep_state(engine, drafter_state)
         return
     result = answer.stream_answer(engine, request, quiet=quiet)
+    answer.keep_state(engine, drafter_state)
     if not quiet:
         answer.show_account(result, trace=trace)

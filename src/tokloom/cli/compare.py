@@ -57,15 +57,21 @@ def compare(
     context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
     attention: Annotated[str | None, typer.Option("--attention", help="A spec.", rich_help_panel=_FIXED)] = None,
     rope: Annotated[str | None, typer.Option("--rope", help="A spec.", rich_help_panel=_FIXED)] = None,
+    predictor: Annotated[str | None, typer.Option("--predictor", help="A spec.", rich_help_panel=_FIXED)] = None,
     drafter: Annotated[str | None, typer.Option("--drafter", help="A spec.", rich_help_panel=_FIXED)] = None,
 ) -> None:
     """Run methods side by side: quality and cost, each with its difference to the first."""
     from tokloom.registry import split_specs
 
-    given = {"context": context, "attention": attention, "rope": rope, "drafter": drafter}
+    given = {
+        "context": context, "attention": attention, "rope": rope, "predictor": predictor, "drafter": drafter
+    }  # fmt: skip
     fixed = {name: spec for name, spec in given.items() if spec is not None}
     loading = {"dtype": dtype, "device": device, "weights": weights}
-    o.engine_options(model=model, kv=kv, **loading, **fixed)
+    o.engine_options(
+        model=model, dtype=dtype, device=device, weights=weights, kv=kv, context=context, attention=attention,
+        rope=rope, predictor=predictor, drafter=drafter,
+    )  # fmt: skip
     if kv is not None:
         fixed["kv"] = kv
     rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)

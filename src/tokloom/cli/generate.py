@@ -45,7 +45,9 @@ def generate(
     threads: o.Threads = None,
     attention: o.Attention = "dense",
     rope: o.Rope = None,
+    predictor: o.Predictor = None,
     drafter: o.Drafter = None,
+    drafter_state: o.DrafterState = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -82,7 +84,9 @@ def generate(
         kv=kv,
         attention=attention,
         rope=rope,
+        predictor=predictor,
         drafter=drafter,
+        drafter_state=drafter_state,
     )
 
     from tokloom.cli import answer, output
@@ -96,7 +100,9 @@ def generate(
         request["prompt"] = prompt
     if json:
         output.show_json(engine.generate(**request).as_json())
+        answer.keep_state(engine, drafter_state)
         return
     result = answer.stream_answer(engine, request, quiet=quiet)
+    answer.keep_state(engine, drafter_state)
     if not quiet:
         answer.show_account(result)

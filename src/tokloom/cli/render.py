@@ -27,6 +27,7 @@ USAGES = {
     "ContextSelector": ASK + "--context ",
     "AttentionPolicy": ASK + "--attention ",
     "RotaryScaling": ASK + "--rope ",
+    "Predictor": ASK + "--predictor ",
     "Drafter": ASK + "--drafter ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context.stage import ContextSelector
-from tokloom.decode.stage import Constraint, Drafter
+from tokloom.decode.stage import Constraint, Drafter, Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
     RotaryScaling: "rope",
+    Predictor: "predictor",
     Drafter: "drafter",
     ContextSelector: "context",
     Constraint: "constraint",
@@ -30,7 +31,7 @@ STAGES = ("context", "attention", "decode")
 """Stages whose methods can be compared: those that have a place in an engine."""
 
 PLAIN = "plain"
-"""Stands for decoding without a drafter or constraint: the baseline of the decode stage."""
+"""Stands for decoding without a predictor, drafter or constraint: the baseline of the decode stage."""
 
 
 @dataclass(frozen=True)

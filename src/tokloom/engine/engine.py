@@ -16,10 +16,11 @@ from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
-from tokloom.decode.stage import Constraint, Drafter
+from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor
 from tokloom.engine.drafting import Drafting
-from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.engine.host import Host
 from tokloom.engine.loop import Decoding
+from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prompt import check_messages, question_over_context
 from tokloom.engine.request import Chunk, Result, Sampling
 from tokloom.engine.sampling import Sampler
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 MINIMUM_CONTEXT = 32
 """Tokens that a selection must at least have: less can't hold a sentence with its citation."""
-
-SPARE = 64
-"""Slots reserved beyond what the request can fill, for draft trees."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,9 @@ class Engine:
         attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
         rope: a `RotaryScaling` or a spec such as "giraffe:basis=yarn,scale=2", which widens the model's window for this
             engine; None for the model's own positions.
+        predictor: a `Predictor` or a spec, which changes the next-token distribution; None is the model's own.
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
+        drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16" or "int8" (with a scale for each token of a KV head); None
@@ -97,7 +97,9 @@ class Engine:
         *,
         attention: str | AttentionPolicy = "dense",
         rope: str | RotaryScaling | None = None,
+        predictor: str | Predictor | None = None,
         drafter: str | Drafter | None = None,
+        drafter_state: str | Path | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -114,8 +116,14 @@ class Engine:
         self.context: ContextSelector = registry.build(context, ContextSelector, "context")
         registry.check_needs(self.attention, attention_stage.GIVES)
         registry.check_needs(self.context, context_stage.GIVES)
-        if self.drafter is not None:
-            registry.check_needs(self.drafter, decode_stage.GIVES)
+        self.predictor: Predictor | None = (
+            None if predictor is None else registry.build(predictor, Predictor, "predictor")
+        )
+        for part in (self.drafter, self.predictor):
+            if part is not None:
+                registry.check_needs(part, decode_stage.GIVES)
+        if drafter_state is not None and self.drafter is None:
+            raise ArgumentError("drafter_state", str(drafter_state), "None without a drafter", "Give drafter= too.")
         if isinstance(model, LanguageModel):
             refuse_options(dtype=dtype, device=device, weights=weights)
             self.model = model
@@ -126,8 +134,18 @@ class Engine:
         self.kv, self.prefill_chunk = kv, prefill_chunk
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
+        if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
+            self._drafting.load(drafter_state)
 
     # --- public calls
+
+    def save_drafter_state(self, path: str | Path) -> None:
+        """Writes what the drafter learned to a file, for `drafter_state` of a later engine.
+
+        Raises ArgumentError if there is no drafter."""
+        if self._drafting is None:
+            raise ArgumentError("drafter", None, "a drafter, whose state can be saved")
+        self._drafting.save(path)
 
     def generate(
         self,
@@ -181,7 +199,8 @@ class Engine:
         rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
         if rule is not None:
             registry.check_needs(rule, decode_stage.GIVES)
-        matcher = rule.start(self.model.vocabulary) if rule is not None else None
+        prediction = self._predict(sampling.max_new_tokens)
+        matcher = rule.start(prediction.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
         if documents is not None:
@@ -192,9 +211,9 @@ class Engine:
             tokens, selection = self._over_documents(prompt, documents, sampling, ledger)
         else:
             tokens = self._plain_prompt(prompt, messages, ledger)
-        self._check_window(tokens)
+        self._check_window(prediction.prompt(tokens), prediction.window)
         components = self._components(rule, documents is not None)
-        chunks = self._run(tokens, sampling, matcher, ledger, progress)
+        chunks = self._run(prediction, tokens, sampling, matcher, ledger, progress)
         stream = Stream(iter(()))
 
         def finish() -> Iterator[Chunk]:
@@ -220,11 +239,13 @@ class Engine:
         """
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
-        targets = self.model.encode(continuation)
+        prediction = self._predict(len(continuation))
+        targets = prediction.encode(continuation)
         if not targets:
             raise ArgumentError("continuation", continuation, "a text of at least one token")
-        self._check_window([*tokens, *targets[:-1]])
-        store, logits = self._prefill(tokens, len(targets), ledger, None)
+        before = prediction.prompt(tokens)
+        self._check_window([*before, *targets[:-1]], prediction.window)
+        logits = self._prefill(prediction, tokens, ledger, None)
         logprobs, ranks = [], []
         with ledger.stage("decode", "teacher_forced") as row:
             for i, target in enumerate(targets):
@@ -232,11 +253,11 @@ class Engine:
                 logprobs.append(float(scores[target]))
                 ranks.append(int((scores > scores[target]).sum()))
                 if i + 1 < len(targets):
-                    step = Step((len(tokens) + i,), self.model.device)
-                    logits = forward(self.model, store, [target], step, all_logits=True)[0]
+                    logits = prediction.rows([target], Step((len(before) + i,), self.model.device))[0]
+                    prediction.accept([0])
                     row.forward_passes += 1
             row.tokens_in = row.tokens_out = len(targets)
-        _account(ledger.row("attention"), ledger.row("decode"), store)
+        _account(ledger.row("attention"), ledger.row("decode"), prediction)
         return Score(tuple(targets), tuple(logprobs), tuple(ranks), ledger)
 
     # --- the stages of a request
@@ -297,40 +318,44 @@ class Engine:
             tokenized.counts = {"instruction": len(tokens) - row.tokens_out}
         return tokens, selection
 
+    def _predict(self, new_tokens: int) -> Prediction:
+        """The prediction of a new request."""
+        host = Host(self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk)
+        return PlainPrediction(host) if self.predictor is None else self.predictor.start(host)
+
     def _prefill(
-        self, tokens: list[int], new_tokens: int, ledger: Ledger, progress: Progress | None
-    ) -> tuple[KVStore, torch.Tensor]:
-        """Reads the prompt; returns the store and the logits after it."""
-        room = min(new_tokens, 256) + SPARE
-        store = new_store(self.model, self.attention, len(tokens) + room, self.kv)
+        self, prediction: Prediction, tokens: list[int], ledger: Ledger, progress: Progress | None
+    ) -> torch.Tensor:
+        """Reads the prompt; returns the logits after it."""
         with ledger.stage("attention", self.attention.name) as row:
-            row.tokens_in = len(tokens)
-            logits = torch.empty(0)
-            for done, after in prefill(self.model, store, tokens, self.prefill_chunk):
-                logits = after
+
+            def told(done: int) -> None:
                 row.forward_passes += 1
                 if progress is not None:
                     progress("prompt", done, len(tokens))
-            store.shrink(room)
-            store.prepare()
-            row.counts = store.pairs()
-        return store, logits
+
+            row.tokens_in = len(tokens)
+            logits = prediction.prefill(tokens, told)
+            row.counts = _pairs(prediction.host.stores)
+        return logits
 
     def _run(
         self,
+        prediction: Prediction,
         tokens: list[int],
         sampling: Sampling,
         matcher: decode_stage.Matcher | None,
         ledger: Ledger,
         progress: Progress | None,
     ) -> Any:
-        store, logits = self._prefill(tokens, sampling.max_new_tokens, ledger, progress)
-        decoding = Decoding(self.model, store, tokens, Sampler(sampling), self._drafting, matcher)
+        logits = self._prefill(prediction, tokens, ledger, progress)
+        decoding = Decoding(prediction, prediction.prompt(tokens), Sampler(sampling), self._drafting, matcher)
         if self._drafting is not None:
             _ = self._drafting.curve  # a first measurement is not this request's time
         # Only the engine's own time counts, not what the caller does between two chunks.
         steps = decoding.run(logits)
-        row = Row("decode", self.drafter.name if self.drafter is not None else "plain")
+        parts = [part.name for part in (self.predictor, self.drafter) if part is not None]
+        row = Row("decode", " + ".join(parts) or "plain")
         ledger.rows.append(row)
         while True:
             with ledger.clock(row):
@@ -343,24 +368,26 @@ class Engine:
         row.forward_passes = decoding.passes
         row.counts = {
             "drafted": decoding.drafted, "accepted": decoding.accepted,
-            "rejected": decoding.drafted - decoding.accepted, "forced": decoding.forced,
+            "rejected": decoding.drafted - decoding.accepted, "forced": decoding.forced, **prediction.counts,
         }  # fmt: skip
         if generated - 1 != decoding.passes:
             row.savings = [Saving("forward passes", generated - 1, decoding.passes)]
-        _account(ledger.row("attention"), row, store)
+        _account(ledger.row("attention"), row, prediction)
         return decoding
 
     # --- checks
 
-    def _check_window(self, tokens: Sequence[int]) -> None:
-        if len(tokens) >= self.model.window:
+    def _check_window(self, tokens: Sequence[int], window: int) -> None:
+        if len(tokens) >= window:
             raise BudgetError(
-                "prompt", f"{len(tokens)} tokens", f"fewer than {self.model.window}, the window of {self.model.name}",
+                "prompt", f"{len(tokens)} tokens", f"fewer than {window}, the window of {self.model.name}",
                 "Give long texts as documents=, so that a context method selects from them.",
             )  # fmt: skip
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
-        parts: dict[str, Any] = {"attention": self.attention, "drafter": self.drafter, "constraint": constraint}
+        parts: dict[str, Any] = {
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "constraint": constraint,
+        }  # fmt: skip
         if documents:
             parts["context"] = self.context
         specs = {key: registry.spec_of(part) for key, part in parts.items() if part is not None}
@@ -387,13 +414,21 @@ def _read(documents: Sequence[Document | str | Path]) -> list[Document]:
     return texts
 
 
-def _account(attention: Row, decode: Row, store: KVStore) -> None:
-    """Writes what the store held and computed into the rows, when the request has ended."""
-    slots, pairs = store.slots(), store.pairs()
+def _pairs(stores: Sequence[KVStore]) -> dict[str, int]:
+    """Pairs attended and attendable, over all stores of a request."""
+    counted = [store.pairs() for store in stores]
+    return {name: sum(pairs[name] for pairs in counted) for name in ("attended", "attendable")}
+
+
+def _account(attention: Row, decode: Row, prediction: Prediction) -> None:
+    """Writes what the stores held and computed into the rows, when the request has ended."""
+    stores = prediction.host.stores
+    slots, pairs = stores[0].slots(), _pairs(stores)
     decode.counts |= {name: pairs[name] - attention.counts[name] for name in pairs}
     attention.counts |= slots
     attention.tokens_out = slots["held"]
-    attention.kv_bytes, attention.kv_bytes_peak = store.bytes, store.peak_bytes
+    attention.kv_bytes = sum(store.bytes for store in stores)
+    attention.kv_bytes_peak = sum(store.peak_bytes for store in stores)
     if slots["evicted"]:
         attention.savings.append(Saving("KV slots", slots["seen"], slots["held"]))
     for row in (attention, decode):

@@ -11,6 +11,7 @@ from tokloom.attention.attend import NAME
 from tokloom.attention.calibration import Calibration, calibration_of
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.attention.stage import AttentionPolicy
+from tokloom.engine.capture import Capture
 from tokloom.engine.fused_pass import fused_pass
 from tokloom.errors import UnsupportedModelError
 
@@ -44,11 +45,16 @@ def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precisi
 
 
 @torch.inference_mode()
-def forward(model: LanguageModel, store: KVStore, tokens: Sequence[int], step: Step, all_logits: bool) -> torch.Tensor:
-    """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary)."""
+def forward(
+    model: LanguageModel, store: KVStore, tokens: Sequence[int], step: Step, all_logits: bool,
+    capture: Capture | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary).
+
+    capture: takes hidden states on the way."""
     store.begin(step)
     if model.fused is not None:
-        return fused_pass(model.fused, store, tokens, step, all_logits)
+        return fused_pass(model.fused, store, tokens, step, all_logits, capture)
     output = model.model(
         input_ids=torch.tensor([tokens], dtype=torch.long, device=model.device),
         position_ids=step.position_ids[None],
@@ -57,20 +63,26 @@ def forward(model: LanguageModel, store: KVStore, tokens: Sequence[int], step: S
         past_key_values=store,
         use_cache=True,
         logits_to_keep=0 if all_logits else 1,
+        output_hidden_states=capture is not None,
         kv_store=store,
     )
+    if capture is not None:
+        for depth, hidden in enumerate(output.hidden_states):
+            capture.take(depth, hidden[0])
     logits: torch.Tensor = output.logits[0]
     return logits.float()
 
 
 def prefill(
-    model: LanguageModel, store: KVStore, tokens: Sequence[int], chunk: int
+    model: LanguageModel, store: KVStore, tokens: Sequence[int], chunk: int, capture: Capture | None = None
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Runs the prompt in chunks; after each yields how many tokens are in, and the logits after the last."""
+    """Runs the prompt in chunks; after each yields how many tokens are in, and the logits after the last.
+
+    capture: holds each chunk's hidden states when it is yielded."""
     for start in range(0, len(tokens), chunk):
         piece = tokens[start : start + chunk]
         step = Step(tuple(range(start, start + len(piece))), model.device, prompt=True)
-        logits = forward(model, store, piece, step, all_logits=False)
+        logits = forward(model, store, piece, step, all_logits=False, capture=capture)
         if start == 0:
             store.check_attended(model.name)
         yield start + len(piece), logits[-1]

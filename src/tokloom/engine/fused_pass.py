@@ -9,14 +9,19 @@ import torch
 from tokloom._core import KVBuffer, Pass
 from tokloom.attention.attend import attend_layer, count
 from tokloom.attention.kv_store import KVLayer, KVStore, Step
+from tokloom.engine.capture import Capture
 from tokloom.models.fused_decoder import FusedDecoder
 
 
 def fused_pass(
-    decoder: FusedDecoder, store: KVStore, tokens: Sequence[int], step: Step, all_logits: bool
-) -> torch.Tensor:
-    """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary), float32."""
-    rows, cpu = step.rows, torch.device("cpu")
+    decoder: FusedDecoder, store: KVStore, tokens: Sequence[int], step: Step, all_logits: bool,
+    capture: Capture | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary), float32.
+
+    capture: takes hidden states on the way."""
+    cpu = torch.device("cpu")
+    rows, own = step.rows, 0 if step.parents is None else step.own.data_ptr()
     for layer, form in zip(store.layers, decoder.layers, strict=True):
         layer.window = form.window
         if not layer.is_initialized:
@@ -24,14 +29,19 @@ def fused_pass(
     hidden = decoder.embed(torch.tensor(tokens, dtype=torch.long))
     tables = decoder.rotary(max(step.positions) + 1)
     rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
-    whole = store.policy.plain
+    whole = store.policy.plain and capture is None
+    if capture is not None:
+        capture.take(0, hidden)
     core_pass = Pass(
-        hidden.data_ptr(), rows, step.row_positions.data_ptr(), rotary, torch.get_num_threads(), torch_threads=not whole
-    )
+        hidden.data_ptr(), [(rows, own)], step.row_positions.data_ptr(), rotary, torch.get_num_threads(),
+        torch_threads=not whole,
+    )  # fmt: skip
     if whole:
         _all_layers(decoder, store, step, core_pass)
     else:
-        _by_layer(decoder, store, step, core_pass)
+        _by_layer(decoder, store, step, core_pass, hidden, capture)
+    if capture is not None:
+        capture.take(len(decoder.layers), decoder.normed(hidden))
     first = 0 if all_logits else rows - 1
     logits = torch.empty(rows - first, decoder.vocabulary)
     decoder.core.logits(core_pass, first, logits.data_ptr())
@@ -42,23 +52,26 @@ def fused_pass(
 
 def _all_layers(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass) -> None:
     """No policy wants to see anything: the core does all layers in one call."""
-    starts = [layer.reserve(step.rows) for layer in store.layers]
-    own = 0 if step.parents is None else step.own.data_ptr()
-    decoder.core.run(core_pass, [_buffer(layer) for layer in store.layers], starts, own)
+    decoder.core.run(core_pass, [[_reserved(layer, step)] for layer in store.layers])
     for layer in store.layers:
         count(layer, None)
         layer.hold(None, None)
 
 
-def _by_layer(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass) -> None:
+def _by_layer(
+    decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass, hidden: torch.Tensor, capture: Capture | None
+) -> None:
     for index, (layer, form) in enumerate(zip(store.layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, step.rows, form.head_dim)  # a tree's are held until it is accepted
-        start = layer.reserve(step.rows)
-        decoder.core.attention_in(index, core_pass, _buffer(layer), start, queries.data_ptr())
+        decoder.core.attention_in(index, core_pass, [_reserved(layer, step)], queries.data_ptr())
         out = attend_layer(layer, queries, form.scale, form.softcap, form.window, few=None)
         decoder.core.attention_out(index, core_pass, out.data_ptr())
+        if capture is not None and index + 1 < len(decoder.layers):
+            capture.take(index + 1, hidden)
 
 
-def _buffer(layer: KVLayer) -> KVBuffer:
+def _reserved(layer: KVLayer, step: Step) -> tuple[KVBuffer, int]:
+    """Where the rows' keys and values go."""
+    start = layer.slots.reserve(step.rows)
     assert layer.core is not None  # one sequence on the CPU
-    return layer.core
+    return layer.core, start

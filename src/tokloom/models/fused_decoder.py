@@ -89,6 +89,12 @@ class FusedDecoder:
         out: torch.Tensor = self._model.get_input_embeddings()(tokens)
         return out.float().contiguous()
 
+    @torch.inference_mode()
+    def normed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (rows, hidden) of the last layer under the norm before the head."""
+        out: torch.Tensor = self._model.model.norm(hidden)
+        return out
+
     def rotary(self, positions: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Tables for positions below `positions`, in the order that the layers know them by."""
         with self._lock:

@@ -1,0 +1,57 @@
+"""The model's own prediction, and the base of those that change its logits row by row."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from tokloom.decode.stage import Prediction
+
+if TYPE_CHECKING:
+    from tokloom.attention.kv_store import KVStore, Step
+    from tokloom.engine.host import Host
+
+
+class PlainPrediction(Prediction):
+    """What the model says, over one store.
+
+    hidden_layer: of which layer `hidden` is kept; see `Host.forward`.
+    """
+
+    store: KVStore
+
+    def __init__(self, host: Host, hidden_layer: int | None = None) -> None:
+        super().__init__(host)
+        self.hidden_layer = hidden_layer
+        self.hidden = torch.empty(0)
+        """(rows, hidden size) of the last pass, of the whole prompt after `prefill`; empty without a hidden_layer."""
+
+    def prefill(self, tokens: Sequence[int], progress: Callable[[int], None]) -> torch.Tensor:
+        self.store = self.host.open(len(tokens))
+        logits, self.hidden = self.host.prefill(self.store, tokens, progress, self.hidden_layer)
+        return logits[0]
+
+    def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
+        logits, self.hidden = self.host.forward(self.store, tokens, step, hidden_layer=self.hidden_layer)
+        return logits
+
+    def accept(self, path: list[int]) -> None:
+        self.store.accept(path)
+
+
+class AdjustedPrediction(PlainPrediction):
+    """The model's logits, changed row by row: draft trees, constraints and attention policies go on as they were."""
+
+    @abstractmethod
+    def adjust(self, logits: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocabulary) in place of the model's; hidden: (rows, hidden size) of `hidden_layer`."""
+
+    def prefill(self, tokens: Sequence[int], progress: Callable[[int], None]) -> torch.Tensor:
+        logits = super().prefill(tokens, progress)
+        return self.adjust(logits[None], self.hidden[-1:])[0]
+
+    def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
+        return self.adjust(super().rows(tokens, step), self.hidden)
