@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tokloom._core import attend as core_attend
-from tokloom.attention.kv_store import KVLayer, KVStore
+from tokloom.attention.kv_store import KVLayer, KVStore, StoreGroup
 from tokloom.errors import UnsupportedModelError
 
 NAME = "tokloom"
@@ -35,7 +35,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    kv_store: KVStore | None = None,
+    kv_store: KVStore | StoreGroup | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer.
@@ -56,9 +56,13 @@ def attend(
             raise UnsupportedModelError(
                 f"{type(module).__name__} passes {extra!r} to attention; tokloom has no rule for it."
             )
-    layer = kv_store.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    layers = [store.layers[int(module.layer_idx)] for store in kv_store.stores]  # type: ignore[arg-type]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return attend_layer(layer, query, scale, softcap, sliding_window), None
+    outs = [
+        attend_layer(layer, rows, scale, softcap, sliding_window)
+        for layer, rows in zip(layers, torch.split(query, [layer.step.rows for layer in layers], dim=2), strict=True)
+    ]
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
 
 
 def attend_layer(

@@ -175,6 +175,12 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         }
         return other
 
+    def set_limit(self, limit: int) -> None:
+        """Sets the most slots that will be filled; see `Slots`."""
+        self.limit = limit
+        if self.is_initialized:
+            self.slots.limit = limit
+
     def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
         """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once.
 
