@@ -4,7 +4,7 @@ Paper: P76. H_2O: Heavy-Hitter Oracle for Efficient Generative Inference of Larg
 Formula: score(j) = sum over all queries i seen so far, and over the query heads of a KV head's group, of
     softmax_j(q_i k_j / sqrt(d)). When the cache is over its budget: keep the `recent` newest tokens and, of the
     rest, the budget - recent with the highest score, per KV head; the others are dropped for good.
-Shapes: weights (batch, heads, rows, slots) summed to score (batch, kv_heads, slots).
+Shapes: sums of a pass and score (batch, kv_heads, slots).
 Effect: the paper keeps quality with 20% of the cache. Here the bytes held fall to the budget and perplexity on a
     book stays nearer to dense than keeping as many recent tokens alone; a random needle in the middle of the
     prompt is lost, as its attention comes only after it was dropped (compare attention --tasks needle).
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class H2O(AttentionPolicy):
     """State in the layer: slot memory "score"."""
 
-    needs: ClassVar[tuple[str, ...]] = ("attention_weights",)
+    needs: ClassVar[tuple[str, ...]] = ("attention_sums",)
 
     budget: int = Field(default=512, ge=2)
     """Slots kept per KV head."""
@@ -52,9 +52,7 @@ class H2O(AttentionPolicy):
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         assert weights is not None  # `needs` asks for them
-        batch, _, _, slots = weights.shape
-        kv_heads = layer.kv_heads
-        layer.slot_memory("score").add_(weights.view(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32))
+        layer.slot_memory("score").add_(weights)
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
         keep = self.budget - self.interval

@@ -30,6 +30,12 @@ class Tally:
     """Pairs that causal attention without a policy would have computed."""
 
 
+def grouped_sum(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """(batch, heads, rows, slots) summed over the rows and the heads of a KV head's group: (batch, kv_heads, slots)."""
+    batch, _, _, slots = weights.shape
+    return weights.view(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32)
+
+
 class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer. Slots [0, count) are in use; a slot stays where it is until eviction."""
 
@@ -213,6 +219,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             return
         if queries is None:
             return
+        if weights is not None and weights.dim() == 4 and "attention_weights" not in self.policy.needs:
+            weights = grouped_sum(weights, self.kv_heads)
         self.policy.observe(self, queries, weights)
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
             self._evict()
