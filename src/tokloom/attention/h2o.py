@@ -4,7 +4,7 @@ Paper: P76. H_2O: Heavy-Hitter Oracle for Efficient Generative Inference of Larg
 Formula: score(j) = sum over all queries i seen so far, and over the query heads of a KV head's group, of
     softmax_j(q_i k_j / sqrt(d)). When the cache is over its budget: keep the `recent` newest tokens and, of the
     rest, the budget - recent with the highest score, per KV head; the others are dropped for good.
-Shapes: weights (batch, heads, rows, slots) summed to score (batch, kv_heads, slots).
+Shapes: sums of a pass and score (batch, kv_heads, slots).
 Effect: the paper keeps quality with 20% of the cache. Here the bytes held fall to the budget and perplexity on a
     book stays nearer to dense than keeping as many recent tokens alone; a random needle in the middle of the
     prompt is lost, as its attention comes only after it was dropped (compare attention --tasks needle).
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from pydantic import Field
 
-from tokloom.attention.eviction import Evicting, best, group_sum
+from tokloom.attention.eviction import Evicting, best
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 class H2O(Evicting, AttentionPolicy):
     """State in the layer: slot memory "score"."""
 
-    needs: ClassVar[tuple[str, ...]] = ("attention_weights",)
+    needs: ClassVar[tuple[str, ...]] = ("attention_sums",)
 
     recent: float = Field(default=0.5, ge=0, le=1)
     """Share of the budget that goes to the newest tokens; the paper halves it."""
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         assert weights is not None  # `needs` asks for them
-        layer.slot_memory("score").add_(group_sum(weights, layer.kv_heads))
+        layer.slot_memory("score").add_(weights)
 
     def kept(self, layer: KVLayer) -> torch.Tensor:
         return best(layer, layer.slot_memory("score"), self.size, 0, round(self.recent * self.size))

@@ -34,6 +34,12 @@ class Tally:
     """Pairs that causal attention without a policy would have computed."""
 
 
+def grouped_sum(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """(batch, heads, rows, slots) summed over the rows and the heads of a KV head's group: (batch, kv_heads, slots)."""
+    batch, _, _, slots = weights.shape
+    return weights.view(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32)
+
+
 class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer. Slots [0, count) are in use; a slot stays where it is until eviction."""
 
@@ -182,6 +188,12 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         }
         return other
 
+    def set_limit(self, limit: int) -> None:
+        """Sets the most slots that will be filled; see `Slots`."""
+        self.limit = limit
+        if self.is_initialized:
+            self.slots.limit = limit
+
     def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
         """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once.
 
@@ -214,6 +226,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             return
         if queries is None:
             return
+        if weights is not None and weights.dim() == 4 and "attention_weights" not in self.policy.needs:
+            weights = grouped_sum(weights, self.kv_heads)
         self.policy.observe(self, queries, weights)
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
             self._evict()

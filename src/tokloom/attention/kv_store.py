@@ -8,7 +8,7 @@ from copy import copy
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tokloom.attention.kv_layer import KVLayer, Watcher
 from tokloom.attention.precision import PRECISIONS
@@ -16,7 +16,7 @@ from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 from tokloom.errors import CompositionError, UnsupportedModelError
 
-__all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step"]
+__all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step", "StoreGroup"]
 
 
 class KVStore(Cache):
@@ -50,12 +50,31 @@ class KVStore(Cache):
             layer.watch = watch
 
     @property
+    def stores(self) -> Sequence[KVStore]:
+        """Whose rows a pass over this cache has, in order: its own."""
+        return (self,)
+
+    def fork(self) -> KVStore:
+        """An independent store in the same state, with counts of its own; what is shared is copied when either store
+        writes. Raises RuntimeError while a tree waits for acceptance."""
+        other = KVStore(len(self.layers), self.policy, self.layers[0].limit)
+        other.layers = [layer.fork() for layer in self.layers]
+        return other
+
+    def resume(self, other: KVStore, limit: int) -> None:
+        """Takes the state of another store, which goes on independently; limit: as of a new store."""
+        self.layers = [layer.fork() for layer in other.layers]
+        for layer in self.layers:
+            layer.set_limit(limit)
+
+    @property
     def seen(self) -> int:
         """Tokens that went through the model: prompt and accepted output."""
         return self.layers[0].seen
 
     def begin(self, step: Step) -> None:
         """Announces the next pass to all layers."""
+        self.step = step
         for layer in self.layers:
             layer.step = step
 
@@ -156,3 +175,44 @@ class KVStore(Cache):
             "attended": sum(layer.tally.attended for layer in self.layers),
             "attendable": sum(layer.tally.attendable for layer in self.layers),
         }
+
+
+class StoreGroup(Cache):
+    """Several stores in one pass of transformers' modules: each takes, and attends with, its own rows."""
+
+    def __init__(self, stores: Sequence[KVStore]) -> None:
+        self.stores = stores
+        layers = zip(*(store.layers for store in stores), strict=True)
+        super().__init__(layers=[LayerGroup(list(each)) for each in layers])
+
+
+class LayerGroup(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer of a `StoreGroup`."""
+
+    is_sliding = False
+
+    def __init__(self, layers: list[KVLayer]) -> None:
+        self.is_initialized = True
+        self.layers = layers
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Each layer does that itself."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes = [layer.step.rows for layer in self.layers]
+        for layer, keys, values in zip(
+            self.layers, torch.split(key_states, sizes, 2), torch.split(value_states, sizes, 2), strict=True
+        ):
+            layer.update(keys, values)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return max(layer.seen for layer in self.layers)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1

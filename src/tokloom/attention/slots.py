@@ -201,6 +201,7 @@ class Slots:
         """The same slots, independent from now on: what is written to either does not show in the other."""
         other = object.__new__(Slots)
         other.__dict__.update(self.__dict__)
+        other.peak_bytes = self.bytes
         other._positions = self._positions.clone()
         other._centres = None if self._centres is None else self._centres.clone()
         other.memory = {name: memory.clone() for name, memory in self.memory.items()}

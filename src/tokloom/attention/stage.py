@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tokloom.attention.kv_layer import KVLayer
 
-GIVES = frozenset({"queries", "keys", "attention_weights"})
+GIVES = frozenset({"queries", "keys", "attention_weights", "attention_sums"})
 """What a policy may list in `needs`."""
 
 UNLIMITED = 2**30
@@ -124,7 +124,9 @@ class AttentionPolicy:
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         """Learns from a pass: `weights` (batch, heads, rows, slots) are the attention probabilities,
-        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows."""
+        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows.
+        With "attention_sums" instead they are (batch, kv_heads, slots), summed over the rows and the
+        heads of a group: much cheaper for a long prompt, as the probabilities are never all there."""
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
         """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all. A KV head that keeps

@@ -97,6 +97,8 @@ def ask(
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     denoiser: o.Denoiser = None,
+    search: o.Search = None,
+    verifier: o.Verifier = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -140,6 +142,8 @@ def ask(
         drafter=drafter,
         drafter_state=drafter_state,
         denoiser=denoiser,
+        search=search,
+        verifier=verifier,
         context=o.with_budget(context, budget),
     )
 

@@ -49,6 +49,8 @@ def generate(
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     denoiser: o.Denoiser = None,
+    search: o.Search = None,
+    verifier: o.Verifier = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -89,6 +91,8 @@ def generate(
         drafter_state=drafter_state,
         rope=rope,
         denoiser=denoiser,
+        search=search,
+        verifier=verifier,
     )
 
     from tokloom.cli import answer, output

@@ -70,6 +70,14 @@ Rope = Annotated[
         "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
     ),
 ]
+Search = Annotated[
+    str | None,
+    typer.Option("--search", help="The output is chosen among several, found by a search.", rich_help_panel=_METHODS),
+]
+Verifier = Annotated[
+    str | None,
+    typer.Option("--verifier", help="What the search chooses by.", rich_help_panel=_METHODS),
+]
 Drafter = Annotated[
     str | None,
     typer.Option(

@@ -28,6 +28,8 @@ USAGES = {
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
     "RotaryScaling": ASK + "--rope ",
+    "Search": ASK + "--search ",
+    "Verifier": ASK + "--search best_of --verifier ",
     "Drafter": ASK + "--drafter ",
     "Denoiser": ASK + "--denoiser ",
     "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",

@@ -10,14 +10,14 @@ import torch
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.decode.denoise import Denoiser, DenoisingCache, Proposals, Reading, Unmasking, WholeText
-from tokloom.engine.request import Chunk, Sampling, StopReason
+from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler
 from tokloom.engine.text_stream import TextStream
 from tokloom.errors import CompositionError
-from tokloom.ledger import Ledger, Row, Saving
+from tokloom.ledger import Row, Saving
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.open_request import OpenRequest, Progress
     from tokloom.models.language_model import LanguageModel
 
 DEFAULT = "plain_denoising"
@@ -40,10 +40,9 @@ def fitting_denoiser(given: str | Denoiser | None, model: LanguageModel, others:
     return denoiser
 
 
-def denoise(
-    denoiser: Denoiser, host: Host, tokens: list[int], sampling: Sampling, ledger: Ledger
-) -> Generator[Chunk, None, Denoising]:
+def denoise(denoiser: Denoiser, request: OpenRequest, progress: Progress | None) -> Generator[Chunk, None, Denoising]:
     """Runs one request; returns what is known of it at its end."""
+    host, tokens, sampling, ledger = request.prediction.host, request.tokens, request.sampling, request.ledger
     cache = None if denoiser.cache is None else registry.build(denoiser.cache, DenoisingCache, "cache")
     reading = WholeText(host.model) if cache is None else cache.start(host.model)
     unmasking = denoiser.start(host)
