@@ -90,6 +90,8 @@ def attend_layer(
     replaced = layer.policy.attention(layer, query, scale, softcap) if window is None else None
     selected = layer.policy.select(layer, query) if window is None and replaced is None else None
     count(layer, selected)
+    if layer.watch is not None:
+        layer.watch(layer, selected)
     needs = layer.policy.needs if window is None else ()
     # A tree's rows are summed once it is known which of them stay.
     summed = "attention_sums" in needs and "attention_weights" not in needs and layer.step.parents is None

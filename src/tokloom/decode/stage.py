@@ -94,6 +94,20 @@ class Prediction(ABC):
         return self.host.room()
 
 
+class Prepared(ABC):
+    """A method that first makes something of the user's own text: a base class before the interface.
+
+    `tokloom prepare SPEC FILE ...` calls it."""
+
+    @abstractmethod
+    def prepare(
+        self, model: LanguageModel, texts: Sequence[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """Makes it, where the method's options say; returns figures to show by name.
+
+        progress: called as (stage, done, total)."""
+
+
 class Predictor(ABC):
     """Interface of methods that change what the next-token distribution is."""
 

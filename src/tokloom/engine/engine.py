@@ -13,11 +13,13 @@ import torch
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
 from tokloom.attention.kv_store import PRECISIONS, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
+from tokloom.decode.denoise import Denoiser
 from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor
+from tokloom.engine.denoising import denoise, fitting_denoiser
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
 from tokloom.engine.open_request import OpenRequest, account, prefill
@@ -31,8 +33,11 @@ from tokloom.ledger import Ledger, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load, refuse_options
+from tokloom.models.rotary import with_rotary
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
+
     Progress = Callable[[str, int, int], None]
 
 ONE_PROMPT = 2**62
@@ -44,9 +49,12 @@ MINIMUM_CONTEXT = 32
 
 @dataclass(frozen=True)
 class Score:
-    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest)."""
+    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest).
+
+    prompt_tokens: length of the prompt in tokens."""
 
     tokens: tuple[int, ...]
+    prompt_tokens: int
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...]
     ledger: Ledger
@@ -80,8 +88,11 @@ class Engine:
         model: a `LanguageModel`, or a name, directory, GGUF file or hub id for `tokloom.load`.
         attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
         predictor: a `Predictor` or a spec, which changes the next-token distribution; None is the model's own.
+        rope: a `RotaryScaling` or a spec such as "giraffe:basis=yarn,scale=2", which widens the model's window for this
+            engine; None for the model's own positions.
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
+        denoiser: a `Denoiser` or a spec, only for a diffusion model; None is plain_denoising.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16", "int8" (with a scale for each token of a KV head) or "int4"
@@ -102,8 +113,10 @@ class Engine:
         *,
         attention: str | AttentionPolicy = "dense",
         predictor: str | Predictor | None = None,
+        rope: str | RotaryScaling | None = None,
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
+        denoiser: str | Denoiser | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -136,8 +149,11 @@ class Engine:
             self.model = model
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
+        if rope is not None:
+            self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
+        self.denoiser = fitting_denoiser(denoiser, self.model, (self.attention, self.predictor, self.drafter))
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
@@ -201,8 +217,14 @@ class Engine:
         stream = Stream(iter(()))
 
         def chunks() -> Iterator[Chunk]:
-            yield from request.run(progress)
-            stream._result = request.finish()
+            if self.denoiser is not None:
+                denoising = yield from denoise(
+                    self.denoiser, request.prediction.host, request.tokens, request.sampling, request.ledger
+                )
+                stream._result = request.result_of(denoising)
+            else:
+                yield from request.run(progress)
+                stream._result = request.finish()
 
         stream._chunks = chunks()
         return stream
@@ -226,9 +248,10 @@ class Engine:
             raise ArgumentError("sampling", sampling, f"one, or one for each of {len(prompts)} prompts in a list")
         if not isinstance(at_once, int) or at_once < 1:
             raise ArgumentError("at_once", at_once, "an integer >= 1")
-        opens = [
-            partial(self._open, prompt, None, None, constraint, its) for prompt, its in zip(prompts, each, strict=True)
-        ]
+        pairs = list(zip(prompts, each, strict=True))
+        if self.denoiser is not None:  # its passes are over whole texts
+            return [self.generate(prompt, constraint=constraint, sampling=its) for prompt, its in pairs]
+        opens = [partial(self._open, prompt, None, None, constraint, its) for prompt, its in pairs]
         return run_together(opens, at_once)
 
     def sample(
@@ -252,18 +275,22 @@ class Engine:
             raise ArgumentError("sampling", "temperature 0", "a temperature above 0 for more than one sample")
         prefixes = self._prefixes if self._prefixes is not None else PrefixCache(ONE_PROMPT)
         each = [sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i) for i in range(n)]
+        if self.denoiser is not None:
+            return [self.generate(prompt, messages=messages, constraint=constraint, sampling=its) for its in each]
         return run_together(
             [partial(self._open, prompt, messages, None, constraint, its, prefixes) for its in each], at_once
         )
 
-    def score(self, prompt: str, continuation: str) -> Score:
+    def score(self, prompt: str, continuation: str, *, watch: Watcher | None = None) -> Score:
         """How the model, with this engine's attention, rates `continuation` after `prompt`, both taken as they are.
 
         The continuation goes through the model one token a pass, as if it had been generated.
+
+        watch: is told what each layer attends to, in every pass; see `tokloom.attention.trace.Trace`.
         """
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
-        prediction = self._predict(len(continuation))
+        prediction = self._predict(len(continuation), watch)
         targets = prediction.encode(continuation)
         if not targets:
             raise ArgumentError("continuation", continuation, "a text of at least one token")
@@ -282,7 +309,7 @@ class Engine:
                     row.forward_passes += 1
             row.tokens_in = row.tokens_out = len(targets)
         account(ledger.row("attention"), ledger.row("decode"), prediction)
-        return Score(tuple(targets), tuple(logprobs), tuple(ranks), ledger)
+        return Score(tuple(targets), len(tokens), tuple(logprobs), tuple(ranks), ledger)
 
     # --- the stages of a request
 
@@ -342,11 +369,13 @@ class Engine:
             tokenized.counts = {"instruction": len(tokens) - row.tokens_out}
         return tokens, selection
 
-    def _predict(self, new_tokens: int, prefixes: PrefixCache | None = None) -> Prediction:
+    def _predict(
+        self, new_tokens: int, watch: Watcher | None = None, prefixes: PrefixCache | None = None
+    ) -> Prediction:
         """The prediction of a new request."""
         host = Host(
             self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk,
-            prefixes=prefixes if prefixes is not None else self._prefixes,
+            prefixes=prefixes if prefixes is not None else self._prefixes, watch=watch,
         )  # fmt: skip
         return PlainPrediction(host) if self.predictor is None else self.predictor.start(host)
 
@@ -368,7 +397,8 @@ class Engine:
         rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
         if rule is not None:
             registry.check_needs(rule, decode_stage.GIVES)
-        prediction = self._predict(sampling.max_new_tokens, prefixes)
+        prediction = self._predict(sampling.max_new_tokens, prefixes=prefixes)
+        fitting_denoiser(self.denoiser, self.model, (rule,))
         matcher = rule.start(prediction.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
@@ -398,7 +428,8 @@ class Engine:
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
         parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "constraint": constraint,
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter,
+            "denoiser": self.denoiser, "constraint": constraint,
         }  # fmt: skip
         if documents:
             parts["context"] = self.context
@@ -408,6 +439,7 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "weights": self.model.weights,
             **({"kv": self.kv} if self.kv is not None else {}),
+            **({"rope": registry.spec_of(self.model.rope)} if self.model.rope is not None else {}),
             **specs,
         }
 

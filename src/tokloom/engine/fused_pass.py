@@ -24,8 +24,9 @@ def fused_pass(
     way."""
     cpu = torch.device("cpu")
     steps = [store.step for store in stores]
-    for store in stores:
-        for layer, form in zip(store.layers, decoder.layers, strict=True):
+    layers = [[store.layers[form.index] for store in stores] for form in decoder.layers]
+    for each, form in zip(layers, decoder.layers, strict=True):
+        for layer in each:
             layer.window = form.window
             if not layer.is_initialized:
                 layer.allocate(1, form.kv_heads, form.head_dim, form.head_dim, torch.float32, cpu)
@@ -34,35 +35,42 @@ def fused_pass(
     rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
     positions = torch.cat([step.row_positions for step in steps])
     sequences = [(step.rows, 0 if step.parents is None else step.own.data_ptr()) for step in steps]
-    whole = all(store.policy.plain for store in stores) and capture is None
+    tapped = torch.empty(0)
+    if capture is not None and capture.inside:
+        tapped = torch.empty_like(hidden)
+    between = capture is not None and not capture.inside and capture.layer < len(layers)
+    whole = not between and all(store.policy.plain and store.watch is None for store in stores)
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(
-        hidden.data_ptr(), sequences, positions.data_ptr(), rotary, torch.get_num_threads(), torch_threads=not whole
-    )
+        hidden.data_ptr(), sequences, positions.data_ptr(), rotary, torch.get_num_threads(),
+        torch_threads=not whole, tap=tapped.data_ptr(), tapped=capture.layer - 1 if tapped.numel() and capture else 0,
+    )  # fmt: skip
     if whole:
-        _all_layers(decoder, stores, core_pass)
+        _all_layers(decoder, layers, core_pass)
     else:
-        _by_layer(decoder, stores, core_pass, hidden, capture)
-    if capture is not None:
-        capture.take(len(decoder.layers), decoder.normed(hidden))
+        _by_layer(decoder, layers, core_pass, hidden, capture)
+    if capture is not None and capture.inside:
+        capture.take_inside(tapped)
+    elif capture is not None:
+        capture.take(len(layers), decoder.normed(hidden))
     if not all_logits:
-        ends = list(accumulate(step.rows for step in steps))
-        hidden = hidden[[end - 1 for end in ends]]
-        core_pass = Pass(
-            hidden.data_ptr(), [(len(ends), 0)], positions.data_ptr(), rotary, torch.get_num_threads(),
-            torch_threads=not whole,
-        )  # fmt: skip
+        hidden = hidden[[end - 1 for end in accumulate(step.rows for step in steps)]]
+    if decoder.adapter is not None:
+        hidden = decoder.adapter(hidden).contiguous()
+    last = Pass(
+        hidden.data_ptr(), [(len(hidden), 0)], positions.data_ptr(), rotary, torch.get_num_threads(),
+        torch_threads=not whole,
+    )  # fmt: skip
     logits = torch.empty(len(hidden), decoder.vocabulary)
-    decoder.core.logits(core_pass, 0, logits.data_ptr())
+    decoder.core.logits(last, 0, logits.data_ptr())
     if decoder.softcap is not None:
         logits = torch.tanh(logits / decoder.softcap) * decoder.softcap
     return logits
 
 
-def _all_layers(decoder: FusedDecoder, stores: Sequence[KVStore], core_pass: Pass) -> None:
+def _all_layers(decoder: FusedDecoder, layers: list[list[KVLayer]], core_pass: Pass) -> None:
     """No policy wants to see anything: the core does all layers in one call."""
-    layers = list(zip(*(store.layers for store in stores), strict=True))
     decoder.core.run(core_pass, [[_reserved(layer) for layer in each] for each in layers])
     for each in layers:
         for layer in each:
@@ -71,16 +79,15 @@ def _all_layers(decoder: FusedDecoder, stores: Sequence[KVStore], core_pass: Pas
 
 
 def _by_layer(
-    decoder: FusedDecoder, stores: Sequence[KVStore], core_pass: Pass, hidden: torch.Tensor, capture: Capture | None
+    decoder: FusedDecoder, layers: list[list[KVLayer]], core_pass: Pass, hidden: torch.Tensor, capture: Capture | None
 ) -> None:
-    for index, form in enumerate(decoder.layers):
-        layers = [store.layers[index] for store in stores]
+    for index, (each, form) in enumerate(zip(layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, len(hidden), form.head_dim)  # a tree's are held until it is accepted
-        decoder.core.attention_in(index, core_pass, [_reserved(layer) for layer in layers], queries.data_ptr())
-        parts = torch.split(queries, [layer.step.rows for layer in layers], dim=2)
+        decoder.core.attention_in(index, core_pass, [_reserved(layer) for layer in each], queries.data_ptr())
+        parts = torch.split(queries, [layer.step.rows for layer in each], dim=2)
         outs = [
             attend_layer(layer, part, form.scale, form.softcap, form.window, few=None)
-            for layer, part in zip(layers, parts, strict=True)
+            for layer, part in zip(each, parts, strict=True)
         ]
         out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
         decoder.core.attention_out(index, core_pass, out.data_ptr())

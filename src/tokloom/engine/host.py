@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tokloom.engine.capture import Capture
+from tokloom.engine.capture import Capture, MlpInput
 from tokloom.engine.forward import Job, forward, forward_many, new_store, prefill
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
     from tokloom.attention.kv_store import KVStore, Step
     from tokloom.attention.stage import AttentionPolicy
     from tokloom.engine.prefix_cache import PrefixCache
@@ -38,13 +39,20 @@ class Host:
     """
 
     def __init__(
-        self, model: LanguageModel, policy: AttentionPolicy, new_tokens: int, *, kv: str | None, prefill_chunk: int,
+        self,
+        model: LanguageModel,
+        policy: AttentionPolicy,
+        new_tokens: int,
+        *,
+        kv: str | None,
+        prefill_chunk: int,
         prefixes: PrefixCache | None = None,
-    ) -> None:  # fmt: skip
+        watch: Watcher | None = None,
+    ) -> None:
         self.model, self.policy, self.new_tokens = model, policy, new_tokens
         self.stores: list[KVStore] = []
         self.prefixes, self.reused = prefixes, 0
-        self._kv, self._chunk = kv, prefill_chunk
+        self._kv, self._chunk, self._watch = kv, prefill_chunk, watch
 
     def beside(self, model: LanguageModel) -> Host:
         """A host for a second model in the same request, with the same attention; its stores count with this one's."""
@@ -56,7 +64,7 @@ class Host:
 
     def open(self, prompt: int) -> KVStore:
         """An empty store for a prompt of so many tokens and the output."""
-        store = new_store(self.model, self.policy, prompt + self._room, self._kv)
+        store = new_store(self.model, self.policy, prompt + self._room, self._kv, self._watch)
         self.stores.append(store)
         return store
 
@@ -65,7 +73,7 @@ class Host:
         store: KVStore,
         tokens: Sequence[int],
         progress: Callable[[int], None] | None = None,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """Reads a prompt into an empty store, chunk by chunk; the logits (1, vocabulary) are those after it.
 
@@ -74,7 +82,8 @@ class Host:
         """
         capture = self._capture(hidden_layer)
         logits, hidden = torch.empty(0), []
-        prefixes = self.prefixes if capture is None else None  # hidden states of what is not read are nowhere
+        # Whoever wants hidden states or watches wants them of every token.
+        prefixes = self.prefixes if capture is None and self._watch is None else None
         key = (self.model, self._kv, self._chunk)
         planned = prefixes.plan(key, tokens, self._chunk) if prefixes is not None else set()
         found = prefixes.find(key, tokens, self._chunk) if prefixes is not None else None
@@ -101,18 +110,18 @@ class Host:
         step: Step,
         *,
         all_logits: bool = True,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """One pass. After a tree, `store.accept` says which rows stay; other rows stay at once.
 
         all_logits: after each row, else (1, vocabulary) after the last one.
-        hidden_layer: as in `prefill`; costs a pass over the layers one by one.
+        hidden_layer: as in `prefill`; a layer's output other than the last's costs a pass over the layers one by one.
         """
         capture = self._capture(hidden_layer)
         logits = forward(self.model, store, tokens, step, all_logits, capture)
         return Output(logits, capture.hidden if capture is not None else torch.empty(0))
 
-    def forward_many(self, jobs: Sequence[Job], hidden_layer: int | None = None) -> list[Output]:
+    def forward_many(self, jobs: Sequence[Job], hidden_layer: int | MlpInput | None = None) -> list[Output]:
         """One pass over stores of this request and of others of the same engine; see `forward`."""
         capture = self._capture(hidden_layer)
         logits = forward_many(self.model, jobs, all_logits=True, capture=capture)
@@ -129,7 +138,7 @@ class Host:
     def _room(self) -> int:
         return min(self.new_tokens, 256) + SPARE
 
-    def _capture(self, layer: int | None) -> Capture | None:
+    def _capture(self, layer: int | MlpInput | None) -> Capture | None:
         if layer is None:
             return None
         return Capture(layer, self.model.model.config.get_text_config().num_hidden_layers)

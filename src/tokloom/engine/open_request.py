@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokloom.attention.kv_store import KVStore
     from tokloom.context.stage import Selection
     from tokloom.decode.stage import Constraint, Matcher, Prediction
+    from tokloom.engine.denoising import Denoising
     from tokloom.engine.drafting import Drafting
 
     Progress = Callable[[str, int, int], None]
@@ -69,6 +70,10 @@ class OpenRequest:
         if generated - 1 != decoding.passes:
             row.savings = [Saving("forward passes", generated - 1, decoding.passes)]
         account(self.ledger.row("attention"), row, self.prediction)
+        return self.result_of(decoding)
+
+    def result_of(self, decoding: Decoding | Denoising) -> Result:
+        """The result of a decoding that has stopped and is accounted for."""
         rule = self.rule
         assert decoding.stop_reason is not None
         return Result(

@@ -13,6 +13,7 @@ from tokloom.engine.forward import Job
 
 if TYPE_CHECKING:
     from tokloom.attention.kv_store import KVStore, Step
+    from tokloom.engine.capture import MlpInput
     from tokloom.engine.host import Host, Output
 
 
@@ -24,7 +25,7 @@ class PlainPrediction(Prediction):
 
     store: KVStore
 
-    def __init__(self, host: Host, hidden_layer: int | None = None) -> None:
+    def __init__(self, host: Host, hidden_layer: int | MlpInput | None = None) -> None:
         super().__init__(host)
         self.hidden_layer = hidden_layer
         self.hidden = torch.empty(0)
