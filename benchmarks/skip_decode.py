@@ -1,6 +1,6 @@
 """What SkipDecode's schedule saves and costs: perplexity of a page by share of layers and by layers never skipped.
 
-    .venv/bin/python benchmarks/skip_decode.py [--model NAME] [--tokens 128]
+.venv/bin/python benchmarks/skip_decode.py [--model NAME] [--tokens 128]
 """
 
 from __future__ import annotations

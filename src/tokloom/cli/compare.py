@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -104,9 +104,15 @@ def compare(
         missing = "--methods" if methods is None else "--tasks"
         raise UsageError(f"{missing} is missing. See: tokloom methods {stage if methods is None else 'evaluate'}.")
 
-    given = {"context": context, "attention": attention, "rope": rope, "predictor": predictor, "drafter": drafter}
+    given: dict[str, Any] = {
+        "context": context,
+        "attention": attention,
+        "rope": rope,
+        "predictor": predictor,
+        "drafter": drafter,
+    }
     fixed = {name: spec for name, spec in given.items() if spec is not None}
-    loading = {"dtype": dtype, "device": device, "weights": weights}
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "weights": weights}
     o.engine_options(model=model, kv=kv, **loading, **fixed)
     if kv is not None:
         fixed["kv"] = kv

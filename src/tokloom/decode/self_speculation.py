@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tokloom import registry
-from tokloom.attention.calibration import Calibration as PolicyCalibration
 from tokloom.attention.kv_store import Step
 from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import Calibration as PolicyCalibration
 from tokloom.decode.calibration import Calibration
 from tokloom.decode.candidates import chances as probabilities
 from tokloom.decode.candidates import likeliest

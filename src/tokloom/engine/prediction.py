@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -56,6 +57,11 @@ class PlainPrediction(Prediction):
 
     def accept(self, path: list[int]) -> None:
         self.store.accept(path)
+
+    def fork(self) -> PlainPrediction:
+        other = copy(self)
+        other.store = self.store.fork()
+        return other
 
 
 class AdjustedPrediction(PlainPrediction):
