@@ -57,7 +57,7 @@ class KVStore(Cache):
     def fork(self) -> KVStore:
         """An independent store in the same state, with counts of its own; what is shared is copied when either store
         writes. Raises RuntimeError while a tree waits for acceptance."""
-        other = KVStore(len(self.layers), self.policy, self.layers[0].limit)
+        other = KVStore(len(self.layers), self.policy, self.layers[0].limit, watch=self.watch)
         other.layers = [layer.fork() for layer in self.layers]
         return other
 
@@ -66,6 +66,7 @@ class KVStore(Cache):
         self.layers = [layer.fork() for layer in other.layers]
         for layer in self.layers:
             layer.set_limit(limit)
+            layer.watch = self.watch
 
     @property
     def seen(self) -> int:

@@ -39,12 +39,12 @@ def fused_pass(
     if capture is not None and capture.inside:
         tapped = torch.empty_like(hidden)
     between = capture is not None and not capture.inside and capture.layer < len(layers)
-    whole = all(store.policy.plain and store.watch is None for store in stores) and not between
+    whole = not between and all(store.policy.plain and store.watch is None for store in stores)
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(
-        hidden.data_ptr(), sequences, positions.data_ptr(), rotary, torch.get_num_threads(), torch_threads=not whole,
-        tap=tapped.data_ptr(), tapped=capture.layer - 1 if tapped.numel() and capture else 0,
+        hidden.data_ptr(), sequences, positions.data_ptr(), rotary, torch.get_num_threads(),
+        torch_threads=not whole, tap=tapped.data_ptr(), tapped=capture.layer - 1 if tapped.numel() and capture else 0,
     )  # fmt: skip
     if whole:
         _all_layers(decoder, layers, core_pass)
@@ -54,23 +54,22 @@ def fused_pass(
         capture.take_inside(tapped)
     elif capture is not None:
         capture.take(len(layers), decoder.normed(hidden))
-    if decoder.adapter is not None:
-        hidden.copy_(decoder.adapter(hidden))
     if not all_logits:
-        ends = list(accumulate(step.rows for step in steps))
-        hidden = hidden[[end - 1 for end in ends]]
-        core_pass = Pass(
-            hidden.data_ptr(), [(len(ends), 0)], positions.data_ptr(), rotary, torch.get_num_threads(),
-            torch_threads=not whole,
-        )  # fmt: skip
+        hidden = hidden[[end - 1 for end in accumulate(step.rows for step in steps)]]
+    if decoder.adapter is not None:
+        hidden = decoder.adapter(hidden).contiguous()
+    last = Pass(
+        hidden.data_ptr(), [(len(hidden), 0)], positions.data_ptr(), rotary, torch.get_num_threads(),
+        torch_threads=not whole,
+    )  # fmt: skip
     logits = torch.empty(len(hidden), decoder.vocabulary)
-    decoder.core.logits(core_pass, 0, logits.data_ptr())
+    decoder.core.logits(last, 0, logits.data_ptr())
     if decoder.softcap is not None:
         logits = torch.tanh(logits / decoder.softcap) * decoder.softcap
     return logits
 
 
-def _all_layers(decoder: FusedDecoder, layers: Sequence[Sequence[KVLayer]], core_pass: Pass) -> None:
+def _all_layers(decoder: FusedDecoder, layers: list[list[KVLayer]], core_pass: Pass) -> None:
     """No policy wants to see anything: the core does all layers in one call."""
     decoder.core.run(core_pass, [[_reserved(layer) for layer in each] for each in layers])
     for each in layers:
@@ -80,9 +79,8 @@ def _all_layers(decoder: FusedDecoder, layers: Sequence[Sequence[KVLayer]], core
 
 
 def _by_layer(
-    decoder: FusedDecoder, layers: Sequence[Sequence[KVLayer]], core_pass: Pass, hidden: torch.Tensor,
-    capture: Capture | None,
-) -> None:  # fmt: skip
+    decoder: FusedDecoder, layers: list[list[KVLayer]], core_pass: Pass, hidden: torch.Tensor, capture: Capture | None
+) -> None:
     for index, (each, form) in enumerate(zip(layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, len(hidden), form.head_dim)  # a tree's are held until it is accepted
         decoder.core.attention_in(index, core_pass, [_reserved(layer) for layer in each], queries.data_ptr())
