@@ -28,6 +28,7 @@ USAGES = {
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
     "Drafter": ASK + "--drafter ",
+    "DraftSource": ASK + "--drafter dyspec:source=",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }
