@@ -27,8 +27,11 @@ USAGES = {
     "ContextSelector": ASK + "--context ",
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
+    "RotaryScaling": ASK + "--rope ",
     "Drafter": ASK + "--drafter ",
     "DraftSource": ASK + "--drafter dyspec:source=",
+    "Denoiser": ASK + "--denoiser ",
+    "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }
