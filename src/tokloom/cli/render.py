@@ -31,6 +31,7 @@ USAGES = {
     "Search": ASK + "--search ",
     "Verifier": ASK + "--search best_of --verifier ",
     "Drafter": ASK + "--drafter ",
+    "DraftSource": ASK + "--drafter dyspec:source=",
     "Denoiser": ASK + "--denoiser ",
     "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
     "Constraint": ASK + "--constraint ",
