@@ -28,6 +28,7 @@ REQUIRED = {
     "json_schema": {"schema": {"type": "object"}},
     "structural_tag": {"tools": [ADD]},
     "guided_diffusion": {"guide": "guide"},
+    "spec_bench": {"path": "question.jsonl"},
 }
 # Budgets that bite on the short texts of the tiny models.
 SMALL = {"h2o": {"budget": 24, "interval": 4}, "token_select": {"budget": 24, "sink": 2, "local": 8}}

@@ -105,6 +105,7 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
         "attention": "h2o:budget=64",
         "predictor": None,
         "drafter": "token_recycling",
+        "denoiser": None,
     }
     assert engine.asked["prompt"] == "Who?"
     assert [d.name for d in engine.asked["documents"]] == [str(book)]

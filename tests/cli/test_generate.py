@@ -29,6 +29,7 @@ def test_a_prompt_is_continued_as_it_is(run: Run, engine: FakeEngine) -> None:
         "model": "smollm2-135m", "dtype": None, "device": None, "weights": None, "kv": None, "attention": "h2o",
         "predictor": None,
         "drafter": None,
+        "denoiser": None,
     }  # fmt: skip
     assert done.out.startswith("Ishmael [he].\n")
     assert "decode" in done.out
