@@ -51,5 +51,7 @@ def test_what_does_not_fit_is_refused(tiny_diffusion: LanguageModel, tiny_llama:
         Engine(tiny_diffusion, attention="h2o")
     with pytest.raises(CompositionError, match="choices"):
         Engine(tiny_diffusion).generate(PROMPT, constraint='choices:options=["a","b"]')
+    with pytest.raises(CompositionError, match="score"):
+        Engine(tiny_diffusion).score(PROMPT, "six")
     with pytest.raises(UnknownNameError, match="no_such"):
         Engine(tiny_diffusion, denoiser="plain_denoising:cache=no_such")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.context.stage import ContextSelector
+from tokloom.decode.denoise import Denoiser
 from tokloom.decode.stage import Constraint, Drafter, Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
@@ -21,6 +22,7 @@ PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
     Predictor: "predictor",
     Drafter: "drafter",
+    Denoiser: "denoiser",
     ContextSelector: "context",
     Constraint: "constraint",
 }

@@ -26,7 +26,7 @@ from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prompt import check_messages, question_over_context
 from tokloom.engine.request import Chunk, Result, Sampling
 from tokloom.engine.sampling import Sampler
-from tokloom.errors import ArgumentError, BudgetError
+from tokloom.errors import ArgumentError, BudgetError, CompositionError
 from tokloom.ledger import Ledger, Row, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
@@ -241,6 +241,10 @@ class Engine:
 
         The continuation goes through the model one token a pass, as if it had been generated.
         """
+        if self.denoiser is not None:
+            raise CompositionError(
+                "score", self.model.name, "a diffusion model has no chances of a text, token by token"
+            )
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
         prediction = self._predict(len(continuation))
