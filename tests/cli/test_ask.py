@@ -106,6 +106,7 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
         "predictor": None,
         "drafter": "token_recycling",
         "denoiser": None,
+        "denoising_cache": None,
     }
     assert engine.asked["prompt"] == "Who?"
     assert [d.name for d in engine.asked["documents"]] == [str(book)]

@@ -30,6 +30,7 @@ def test_a_prompt_is_continued_as_it_is(run: Run, engine: FakeEngine) -> None:
         "predictor": None,
         "drafter": None,
         "denoiser": None,
+        "denoising_cache": None,
     }  # fmt: skip
     assert done.out.startswith("Ishmael [he].\n")
     assert "decode" in done.out

@@ -96,6 +96,7 @@ def ask(
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     denoiser: o.Denoiser = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -138,6 +139,7 @@ def ask(
         drafter=drafter,
         drafter_state=drafter_state,
         denoiser=denoiser,
+        denoising_cache=denoising_cache,
         context=o.with_budget(context, budget),
     )
 

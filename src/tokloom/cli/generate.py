@@ -48,6 +48,7 @@ def generate(
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     denoiser: o.Denoiser = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -87,6 +88,7 @@ def generate(
         drafter=drafter,
         drafter_state=drafter_state,
         denoiser=denoiser,
+        denoising_cache=denoising_cache,
     )
 
     from tokloom.cli import answer, output

@@ -29,7 +29,7 @@ USAGES = {
     "Predictor": ASK + "--predictor ",
     "Drafter": ASK + "--drafter ",
     "Denoiser": ASK + "--denoiser ",
-    "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
+    "DenoisingCache": ASK + "--denoising-cache ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.context.stage import ContextSelector
-from tokloom.decode.denoise import Denoiser
+from tokloom.decode.denoise import Denoiser, DenoisingCache
 from tokloom.decode.stage import Constraint, Drafter, Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
@@ -23,6 +23,7 @@ PLACES: dict[type, str] = {
     Predictor: "predictor",
     Drafter: "drafter",
     Denoiser: "denoiser",
+    DenoisingCache: "denoising_cache",
     ContextSelector: "context",
     Constraint: "constraint",
 }

@@ -16,9 +16,9 @@ from tokloom.attention.stage import AttentionPolicy
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
-from tokloom.decode.denoise import Denoiser
+from tokloom.decode.denoise import Denoiser, DenoisingCache
 from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor
-from tokloom.engine.denoising import denoise, fitting_denoiser
+from tokloom.engine.denoising import Way, denoise
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
 from tokloom.engine.loop import Decoding
@@ -80,6 +80,7 @@ class Engine:
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
         denoiser: a `Denoiser` or a spec, only for a diffusion model; None is plain_denoising.
+        denoising_cache: a `DenoisingCache` or a spec, likewise; None reads the whole text in every pass.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16" or "int8" (with a scale for each token of a KV head); None
@@ -100,6 +101,7 @@ class Engine:
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
         denoiser: str | Denoiser | None = None,
+        denoising_cache: str | DenoisingCache | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -130,7 +132,10 @@ class Engine:
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
         self.kv, self.prefill_chunk = kv, prefill_chunk
-        self.denoiser = fitting_denoiser(denoiser, self.model, (self.attention, self.predictor, self.drafter))
+        self.way = Way.fitting(self.model, denoiser, denoising_cache)
+        if self.way is not None:
+            policy = None if self.attention.plain else self.attention
+            self.way.refuse(self.model, policy, self.predictor, self.drafter)
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
@@ -199,7 +204,8 @@ class Engine:
         if rule is not None:
             registry.check_needs(rule, decode_stage.GIVES)
         prediction = self._predict(sampling.max_new_tokens)
-        fitting_denoiser(self.denoiser, self.model, (rule,))
+        if self.way is not None:
+            self.way.refuse(self.model, rule)
         matcher = rule.start(prediction.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
@@ -214,8 +220,8 @@ class Engine:
         self._check_window(prediction.prompt(tokens), prediction.window)
         components = self._components(rule, documents is not None)
         chunks: Any
-        if self.denoiser is not None:
-            chunks = denoise(self.denoiser, prediction.host, tokens, sampling, ledger)
+        if self.way is not None:
+            chunks = denoise(self.way, prediction.host, tokens, sampling, ledger)
         else:
             chunks = self._run(prediction, tokens, sampling, matcher, ledger, progress)
         stream = Stream(iter(()))
@@ -241,7 +247,7 @@ class Engine:
 
         The continuation goes through the model one token a pass, as if it had been generated.
         """
-        if self.denoiser is not None:
+        if self.way is not None:
             raise CompositionError(
                 "score", self.model.name, "a diffusion model has no chances of a text, token by token"
             )
@@ -394,9 +400,10 @@ class Engine:
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
         parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter,
-            "denoiser": self.denoiser, "constraint": constraint,
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "constraint": constraint,
         }  # fmt: skip
+        if self.way is not None:
+            parts |= {"denoiser": self.way.denoiser, "denoising_cache": self.way.cache}
         if documents:
             parts["context"] = self.context
         specs = {key: registry.spec_of(part) for key, part in parts.items() if part is not None}
