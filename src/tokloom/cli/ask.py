@@ -99,6 +99,7 @@ def ask(
     denoiser: o.Denoiser = None,
     search: o.Search = None,
     verifier: o.Verifier = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -144,6 +145,7 @@ def ask(
         denoiser=denoiser,
         search=search,
         verifier=verifier,
+        denoising_cache=denoising_cache,
         context=o.with_budget(context, budget),
     )
 

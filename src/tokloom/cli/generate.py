@@ -51,6 +51,7 @@ def generate(
     denoiser: o.Denoiser = None,
     search: o.Search = None,
     verifier: o.Verifier = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -93,6 +94,7 @@ def generate(
         denoiser=denoiser,
         search=search,
         verifier=verifier,
+        denoising_cache=denoising_cache,
     )
 
     from tokloom.cli import answer, output

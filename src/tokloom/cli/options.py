@@ -97,6 +97,12 @@ Denoiser = Annotated[
         "--denoiser", help="Which masked tokens a diffusion model fills in in a pass.", rich_help_panel=_METHODS
     ),
 ]
+DenoisingCache = Annotated[
+    str | None,
+    typer.Option(
+        "--denoising-cache", help="What a diffusion model need not read again in a pass.", rich_help_panel=_METHODS
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of the answer.", rich_help_panel=_SAMPLING)]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 is off.", rich_help_panel=_SAMPLING)]

@@ -33,7 +33,7 @@ USAGES = {
     "Drafter": ASK + "--drafter ",
     "DraftSource": ASK + "--drafter dyspec:source=",
     "Denoiser": ASK + "--denoiser ",
-    "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
+    "DenoisingCache": ASK + "--denoising-cache ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }

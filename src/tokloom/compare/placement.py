@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context.stage import ContextSelector
+from tokloom.decode.denoise import Denoiser, DenoisingCache
 from tokloom.decode.stage import Constraint, Drafter, Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
@@ -23,6 +24,8 @@ PLACES: dict[type, str] = {
     Predictor: "predictor",
     RotaryScaling: "rope",
     Drafter: "drafter",
+    Denoiser: "denoiser",
+    DenoisingCache: "denoising_cache",
     ContextSelector: "context",
     Constraint: "constraint",
 }

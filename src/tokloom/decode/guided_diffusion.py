@@ -46,8 +46,6 @@ class GuidedDiffusion(Denoiser):
     """How near the guide's likeliest token a proposal must come; 1 takes only that one."""
     block: int = Field(default=32, ge=1)
     """Tokens that are denoised together."""
-    cache: str | None = None
-    """How passes of the diffusion model read the text, such as free_cache; all of it if not given."""
 
     def start(self, host: Host) -> Unmasking:
         guide = loaded(self.guide)

@@ -17,9 +17,9 @@ from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
-from tokloom.decode.denoise import Denoiser
+from tokloom.decode.denoise import Denoiser, DenoisingCache
 from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor, Search, Verifier
-from tokloom.engine.denoising import denoise, fitting_denoiser
+from tokloom.engine.denoising import Way, denoise
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
 from tokloom.engine.open_request import OpenRequest, Writer, account, prefill
@@ -29,7 +29,7 @@ from tokloom.engine.prompt import check_messages, question_over_context
 from tokloom.engine.request import Chunk, Result, Sampling
 from tokloom.engine.searching import check_search, searched, verifier_of
 from tokloom.engine.together import run_together
-from tokloom.errors import ArgumentError, BudgetError
+from tokloom.errors import ArgumentError, BudgetError, CompositionError
 from tokloom.ledger import Ledger, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
@@ -97,6 +97,7 @@ class Engine:
         search: a `Search` or a spec such as "best_of:n=8": the output is chosen among several.
         verifier: what a search chooses by: a `Verifier`, a spec, or a function of the text; None is what the search has
             in its options.
+        denoising_cache: a `DenoisingCache` or a spec, likewise; None reads the whole text in every pass.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16", "int8" (with a scale for each token of a KV head) or "int4"
@@ -123,6 +124,7 @@ class Engine:
         denoiser: str | Denoiser | None = None,
         search: str | Search | None = None,
         verifier: str | Verifier | Callable[[str], float] | None = None,
+        denoising_cache: str | DenoisingCache | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -158,13 +160,16 @@ class Engine:
         if rope is not None:
             self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
-        self.denoiser = fitting_denoiser(denoiser, self.model, (self.attention, self.predictor, self.drafter))
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self.search = None if search is None else registry.build(search, Search, "search")
         self.verifier = verifier
         check_search(self.search, verifier, self.drafter)
         if self.search is not None:
             verifier_of(self.search, verifier)  # a wrong name is refused here
+        self.way = Way.fitting(self.model, denoiser, denoising_cache)
+        if self.way is not None:
+            policy = None if self.attention.plain else self.attention
+            self.way.refuse(self.model, policy, self.predictor, self.drafter, self.search)
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
@@ -290,6 +295,10 @@ class Engine:
 
         watch: is told what each layer attends to, in every pass; see `tokloom.attention.trace.Trace`.
         """
+        if self.way is not None:
+            raise CompositionError(
+                "score", self.model.name, "a diffusion model has no chances of a text, token by token"
+            )
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
         prediction = self._predict(len(continuation), watch)
@@ -400,7 +409,8 @@ class Engine:
         if rule is not None:
             registry.check_needs(rule, decode_stage.GIVES)
         prediction = self._predict(sampling.max_new_tokens, prefixes=prefixes)
-        fitting_denoiser(self.denoiser, self.model, (rule,))
+        if self.way is not None:
+            self.way.refuse(self.model, rule)
         matcher = rule.start(prediction.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
@@ -421,8 +431,8 @@ class Engine:
 
     def _writer(self) -> Writer | None:
         """How outputs are written if not one token after the other."""
-        if self.denoiser is not None:
-            return partial(denoise, self.denoiser)
+        if self.way is not None:
+            return partial(denoise, self.way)
         if self.search is not None:
             return partial(searched, self.search, verifier_of(self.search, self.verifier))
         return None
@@ -438,9 +448,11 @@ class Engine:
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
         parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter,
-            "denoiser": self.denoiser, "search": self.search, "constraint": constraint,
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "search": self.search,
+            "constraint": constraint,
         }  # fmt: skip
+        if self.way is not None:
+            parts |= {"denoiser": self.way.denoiser, "denoising_cache": self.way.cache}
         if documents:
             parts["context"] = self.context
         specs = {key: registry.spec_of(part) for key, part in parts.items() if part is not None}

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tokloom.attention.kv_store import KVStore
     from tokloom.context.stage import Selection
     from tokloom.decode.stage import Constraint, Matcher, Prediction
-    from tokloom.engine.denoising import Denoising
     from tokloom.engine.drafting import Drafting
     from tokloom.engine.text_stream import TextStream
 
