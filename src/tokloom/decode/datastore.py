@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,9 +108,7 @@ class Datastore:
         return distances, self.values[np.maximum(places, 0)]
 
 
-def neighbour_distribution(
-    distances: NDArray[np.float32], temperature: float
-) -> NDArray[np.float32]:
+def neighbour_distribution(distances: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
     """The weight of each neighbour, softmax(-distance / temperature) along the last axis."""
     scores = -(distances - distances[..., :1]) / temperature
     weights: NDArray[np.float32] = np.exp(scores)
@@ -196,7 +194,9 @@ def _windows(documents: Sequence[Sequence[int]], size: int) -> Iterator[_Window]
 class _Collected:
     """Keys, values and the held-out windows' log-probabilities on disk, as far as they have come."""
 
-    FILES = {"keys.f16": np.float16, "values.i32": np.int32, "logprobs.f32": np.float32, "held_out.i32": np.int32}
+    FILES: ClassVar[dict[str, Any]] = {
+        "keys.f16": np.float16, "values.i32": np.int32, "logprobs.f32": np.float32, "held_out.i32": np.int32,
+    }  # fmt: skip
 
     def __init__(self, folder: Path, source: str) -> None:
         self.folder, self.source = folder, source
@@ -264,9 +264,7 @@ class _Collected:
             (self.folder / name).unlink()
 
 
-def _finish(
-    collected: _Collected, model: LanguageModel, layer: int, source: str, progress: Progress | None
-) -> About:
+def _finish(collected: _Collected, model: LanguageModel, layer: int, source: str, progress: Progress | None) -> About:
     """Tunes on the held-out windows, then writes the index of all keys."""
     import faiss
 

@@ -72,7 +72,9 @@ def exits(path: str | os.PathLike[str], model: LanguageModel) -> dict[int, Langu
             f"Fit them to your text: tokloom prepare s2d:exits={path} FILE ...",
         ) from None  # fmt: skip
     if (about["model"], about["vocabulary"]) != (model.name, str(model.vocabulary.size)):
-        raise CompositionError(f"the exit heads {path} of {about['model']}", model.name, "the heads are another model's")
+        raise CompositionError(
+            f"the exit heads {path} of {about['model']}", model.name, "the heads are another model's"
+        )
     return {n: submodel(model, range(n), maps[n]) for n in sorted(layers)}
 
 
@@ -202,9 +204,7 @@ def _fit_one(
     return ExitMap(weight.detach(), bias.detach())
 
 
-def _agreement(
-    fitted: ExitMap, states: torch.Tensor, last: torch.Tensor, norm: Any, head: torch.Tensor
-) -> float:
+def _agreement(fitted: ExitMap, states: torch.Tensor, last: torch.Tensor, norm: Any, head: torch.Tensor) -> float:
     same = 0
     rows = range(0, len(states), HELD_OUT)
     with torch.no_grad():

@@ -79,7 +79,9 @@ def _tapped(model: LanguageModel, capture: Capture | None) -> Iterator[None]:
         return
     mlp = getattr(decoder_layers(model)[capture.layer - 1], "mlp", None)
     if mlp is None:
-        raise UnsupportedModelError(f"{model.name} has no module named mlp in its layers; take a layer's output instead.")
+        raise UnsupportedModelError(
+            f"{model.name} has no module named mlp in its layers; take a layer's output instead."
+        )
     mine = threading.get_ident()
 
     def take(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
