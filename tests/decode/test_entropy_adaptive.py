@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_the_rule_decides_who_writes(
         counts = result.ledger.row("decode").counts
         assert counts["by the large model"] == writers.count("large")
         assert counts["by the small model"] == writers.count("small")
-        assert counts["switches"] == sum(one != other for one, other in zip(writers, writers[1:], strict=False))
+        assert counts["switches"] == sum(one != other for one, other in pairwise(writers))
     if drafter is not None and stay == 8:
         assert counts["drafted"] > 0
 

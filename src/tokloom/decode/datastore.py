@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,7 +194,9 @@ def _windows(documents: Sequence[Sequence[int]], size: int) -> Iterator[_Window]
 class _Collected:
     """Keys, values and the held-out windows' log-probabilities on disk, as far as they have come."""
 
-    FILES = {"keys.f16": np.float16, "values.i32": np.int32, "logprobs.f32": np.float32, "held_out.i32": np.int32}
+    FILES: ClassVar[dict[str, Any]] = {
+        "keys.f16": np.float16, "values.i32": np.int32, "logprobs.f32": np.float32, "held_out.i32": np.int32,
+    }  # fmt: skip
 
     def __init__(self, folder: Path, source: str) -> None:
         self.folder, self.source = folder, source

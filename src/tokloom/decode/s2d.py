@@ -9,13 +9,16 @@ Formula:
 
 Shapes: a chain of up to `length` tokens; one token's pass through n_i layers each, over the request's own KV store.
 
-Effect: the paper drafts for Vicuna and Llama 2 of 7B to 70B, some 1.5 times as fast as plain decoding, with one draft model
-    for all of them. Here, with exits of SmolLM2-135M fitted to a book, see the figures in the test and
-    benchmarks/exits.py; the text is that of plain decoding.
-Differs: the paper trains its sub-models (Sorted fine-tuning of a separate draft model); here they are the target's own
-    lower layers, with a linear map before the shared head fitted on the spot, and share its KV store: a larger sub-model reads only
-    what it has not seen, and the draft's keys and values are taken back before verification. Chances are measured
-    for each sub-model and confidence. Policies that evict or select can't take tokens back; under them nothing is drafted.
+Effect: the paper drafts for Vicuna and Llama 2 of 7B to 70B, some 1.5 times as fast as plain decoding, with one
+    draft model for all of them. Here the text is that of plain decoding. SmolLM2-135M's exits agree with it on EXITS
+    of a book's tokens; its head alone is a fifth of a pass, so that drafting by exits does not pay for so small a
+    model on a CPU, and the engine lets it rest (benchmarks/exits.py).
+
+Differs: the paper trains its sub-models (Sorted fine-tuning of a separate draft model). Here they are the target's
+    own lower layers, with a linear map before the shared head that is fitted on the spot, and share its KV store: a
+    larger sub-model reads only what it has not seen, and the draft's keys and values are taken back before
+    verification. Chances are measured for each sub-model and confidence. What policies that evict or select observed
+    can't be taken back; under them nothing is drafted.
 """
 
 from __future__ import annotations
