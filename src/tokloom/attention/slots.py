@@ -251,6 +251,7 @@ class Slots:
             "value_scales": values[1] if len(values) > 1 else 0,
             "centres": 0 if self._centres is None else self._centres.data_ptr(),
             "positions": self._positions.data_ptr(), "bases": self._bases.data_ptr(),
-            "holes": self._skipped.data_ptr(), "kv_heads": self.heads, "capacity": self.capacity, "head_dim": self.widths[0], "storage": self.precision.core,
+            "holes": self._skipped.data_ptr(), "kv_heads": self.heads, "capacity": self.capacity,
+            "head_dim": self.widths[0], "storage": self.precision.core,
         }  # fmt: skip
         self.core = KVBuffer(**self.core_arguments)

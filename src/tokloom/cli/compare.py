@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -105,7 +105,7 @@ def compare(
 
     given = {"context": context, "attention": attention, "predictor": predictor, "drafter": drafter}
     fixed = {name: spec for name, spec in given.items() if spec is not None}
-    loading = {"dtype": dtype, "device": device, "weights": weights}
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "weights": weights}
     o.engine_options(
         model=model, dtype=dtype, device=device, weights=weights, kv=kv, context=context, attention=attention,
         predictor=predictor, drafter=drafter,

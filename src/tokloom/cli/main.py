@@ -17,6 +17,7 @@ import tokloom
 from tokloom.cli.ask import ask
 from tokloom.cli.compare import compare
 from tokloom.cli.generate import generate
+from tokloom.cli.heatmap import heatmap
 from tokloom.cli.methods import methods
 from tokloom.errors import TokloomError
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (ask, generate, methods, compare):
+for verb in (ask, generate, methods, compare, heatmap):
     app.command()(verb)
 
 
