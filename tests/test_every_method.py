@@ -27,6 +27,8 @@ REQUIRED = {
     "grammar": {"text": 'root ::= "a" root | "b"'},
     "json_schema": {"schema": {"type": "object"}},
     "structural_tag": {"tools": [ADD]},
+    "spec_bench": {"path": "question.jsonl"},
+    "guided_diffusion": {"guide": "guide"},
 }
 # Options, where a policy has them, with which its budget bites on the short texts of the tiny models.
 SMALL = {"budget": 24, "interval": 4, "sink": 2, "local": 8, "window": 4}

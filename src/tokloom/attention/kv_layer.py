@@ -57,6 +57,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
         self.calibration: dict[str, torch.Tensor] = {}
         """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
+        self.trying = False
+        """Passes will be taken back: what they see must stay."""
         self.watch: Watcher | None = None
         self.tally = Tally()
         self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
@@ -224,16 +226,25 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def rewind(self, seen: int) -> None:
         """Drops the slots of all tokens but the first `seen`."""
+        extra = max(0, self.seen - seen)  # a layer that was left out of some passes has seen fewer
         if self.is_initialized:
-            self.slots.count = max(0, self.count - (self.seen - seen))
-        self.seen = seen
+            self.slots.count = max(0, self.count - extra)
+        self.seen -= extra
         for note in self.notes.values():
             if not isinstance(note, torch.Tensor):
                 note.rewind(self.count)
 
+    def can_try(self, rows: int) -> bool:
+        """Whether so many tokens can be added and taken back, with nothing lost."""
+        return self.window is None or self.count + rows <= self.window + self._overhang(self.window)
+
+    @staticmethod
+    def _overhang(window: int) -> int:
+        return max(window // 2, 64)
+
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
-        if self.count > window + max(window // 2, 64):
+        if self.count > window + self._overhang(window) and not self.trying:
             newest = torch.arange(self.count - window, self.count, device=self.device)
             self.slots.keep(newest.expand(*self.positions.shape[:2], window))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
@@ -40,6 +43,7 @@ class KVStore(Cache):
     ) -> None:
         self.policy, self.watch = policy, watch
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
+        self._tried: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
         for layer, found in zip(self.layers, calibration, strict=False):
             layer.calibration = found
         for layer in self.layers:
@@ -72,6 +76,37 @@ class KVStore(Cache):
         for layer in self.layers:
             layer.rewind(left)
         return left
+
+    def can_try(self, rows: int) -> bool:
+        """Whether passes of so many tokens in all can be taken back by `rewind`."""
+        return self.policy.plain and all(layer.can_try(rows) for layer in self.layers)
+
+    @contextmanager
+    def trying(self, policy: AttentionPolicy, calibration: Sequence[dict[str, torch.Tensor]] = ()) -> Iterator[None]:
+        """Passes of one token in here go by another policy, and are taken back at the end.
+
+        What that policy keeps of a layer stays for the next time. Both policies must be able to rewind."""
+        seen, own = self.seen, self.policy
+        held = [(layer.notes, layer.calibration, layer.carry, copy(layer.tally)) for layer in self.layers]
+        for layer, (notes, carry) in zip(self.layers, self._tried, strict=False):
+            layer.notes, layer.carry = notes, carry
+        if not self._tried:
+            for layer in self.layers:
+                layer.notes, layer.carry = {}, {}
+        for index, layer in enumerate(self.layers):
+            layer.policy, layer.trying = policy, True
+            layer.calibration = calibration[index] if calibration else {}
+        self.policy = policy
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.rewind(seen)
+            self._tried = [(layer.notes, layer.carry) for layer in self.layers]
+            for layer, kept in zip(self.layers, held, strict=True):
+                layer.policy, layer.trying = own, False
+                layer.notes, layer.calibration, layer.carry, layer.tally = kept
+            self.policy = own
 
     def room(self) -> int:
         """Tokens that the next pass may add; see `AttentionPolicy.room`."""

@@ -35,7 +35,7 @@ class PageIndex:
     @property
     def entries(self) -> torch.Tensor:
         """(batch, kv_heads, pages, width), a view."""
-        assert self._held is not None  # `of` was asked for at least one page
+        assert self._held is not None  # `of` makes it
         return self._held[:, :, : self.count]
 
     @property
@@ -57,7 +57,7 @@ class PageIndex:
         if pages <= self.count and self._held is not None:
             return
         keys = layer.key_range(self.count * self.size, pages * self.size)
-        new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, -1))
+        new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, keys.shape[-1]))
         if self._held is None or self._held.shape[2] < pages:
             room = max(pages, 64, self.count * 3 // 2)
             grown = new.new_empty(*new.shape[:2], room, new.shape[-1])

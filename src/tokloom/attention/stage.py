@@ -20,7 +20,10 @@ ones. Positions stay those of the text, whatever was evicted.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
+
+from tokloom import registry
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +34,9 @@ GIVES = frozenset({"queries", "keys", "attention_weights"})
 """What a policy may list in `needs`."""
 
 UNLIMITED = 2**30
+
+Calibration = list[dict[str, "torch.Tensor"]]
+"""What `calibrate` found, by layer and name."""
 
 
 class AttentionPolicy:
@@ -80,6 +86,15 @@ class AttentionPolicy:
         """
         return {}
 
+    @property
+    def calibration_key(self) -> str:
+        """What the calibration depends on, apart from the model: policies of the same key share theirs."""
+        return registry.spec_of(self)
+
+    def conclude(self, found: Calibration) -> Calibration:
+        """Makes the calibration of what `calibrate` found in each layer, for what depends on all of them."""
+        return found
+
     def prepare(self, layer: KVLayer) -> None:
         """The prompt, or a prefix that will be used again, has been read: time for work on a fixed context."""
 
@@ -123,3 +138,20 @@ class AttentionPolicy:
         """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do.
         Called before anything is dropped; what is returned for a -1 of `keep` is not read."""
         return None
+
+
+class RotaryScaling(ABC):
+    """Interface of what changes a model's rotary frequencies, under any policy: `Engine(rope=...)`."""
+
+    stage: ClassVar[str] = "attention"
+    name: ClassVar[str]
+
+    @abstractmethod
+    def window(self, trained: int) -> int:
+        """The most tokens of prompt and output together, for a model trained on `trained`."""
+
+    @abstractmethod
+    def frequencies(self, plain: torch.Tensor, trained: int) -> tuple[torch.Tensor, float]:
+        """The angle per position of each pair of dimensions, and a factor on cosines and sines.
+
+        plain: the model's own, float64 (head_dim / 2,)."""

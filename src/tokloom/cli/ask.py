@@ -93,8 +93,10 @@ def ask(
     budget: o.Budget = None,
     attention: o.Attention = "dense",
     predictor: o.Predictor = None,
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -134,8 +136,10 @@ def ask(
         device=device,
         attention=attention,
         predictor=predictor,
+        rope=rope,
         drafter=drafter,
         drafter_state=drafter_state,
+        denoiser=denoiser,
         context=o.with_budget(context, budget),
     )
 

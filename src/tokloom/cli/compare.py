@@ -85,6 +85,7 @@ def compare(
     context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
     attention: Annotated[str | None, typer.Option("--attention", help="A spec.", rich_help_panel=_FIXED)] = None,
     predictor: Annotated[str | None, typer.Option("--predictor", help="A spec.", rich_help_panel=_FIXED)] = None,
+    rope: Annotated[str | None, typer.Option("--rope", help="A spec.", rich_help_panel=_FIXED)] = None,
     drafter: Annotated[str | None, typer.Option("--drafter", help="A spec.", rich_help_panel=_FIXED)] = None,
 ) -> None:
     """Run methods side by side: quality and cost, each with its difference to the first.
@@ -103,13 +104,16 @@ def compare(
         missing = "--methods" if methods is None else "--tasks"
         raise UsageError(f"{missing} is missing. See: tokloom methods {stage if methods is None else 'evaluate'}.")
 
-    given = {"context": context, "attention": attention, "predictor": predictor, "drafter": drafter}
+    given: dict[str, Any] = {
+        "context": context,
+        "attention": attention,
+        "rope": rope,
+        "predictor": predictor,
+        "drafter": drafter,
+    }
     fixed = {name: spec for name, spec in given.items() if spec is not None}
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "weights": weights}
-    o.engine_options(
-        model=model, dtype=dtype, device=device, weights=weights, kv=kv, context=context, attention=attention,
-        predictor=predictor, drafter=drafter,
-    )  # fmt: skip
+    o.engine_options(model=model, kv=kv, **loading, **fixed)
     if kv is not None:
         fixed["kv"] = kv
     rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)

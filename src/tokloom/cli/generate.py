@@ -45,8 +45,10 @@ def generate(
     threads: o.Threads = None,
     attention: o.Attention = "dense",
     predictor: o.Predictor = None,
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -85,6 +87,8 @@ def generate(
         predictor=predictor,
         drafter=drafter,
         drafter_state=drafter_state,
+        rope=rope,
+        denoiser=denoiser,
     )
 
     from tokloom.cli import answer, output

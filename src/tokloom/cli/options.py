@@ -64,6 +64,12 @@ Predictor = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]  # fmt: skip
+Rope = Annotated[
+    str | None,
+    typer.Option(
+        "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
+    ),
+]
 Drafter = Annotated[
     str | None,
     typer.Option(
@@ -77,6 +83,12 @@ DrafterState = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]  # fmt: skip
+Denoiser = Annotated[
+    str | None,
+    typer.Option(
+        "--denoiser", help="Which masked tokens a diffusion model fills in in a pass.", rich_help_panel=_METHODS
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of the answer.", rich_help_panel=_SAMPLING)]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 is off.", rich_help_panel=_SAMPLING)]

@@ -27,7 +27,10 @@ USAGES = {
     "ContextSelector": ASK + "--context ",
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
+    "RotaryScaling": ASK + "--rope ",
     "Drafter": ASK + "--drafter ",
+    "Denoiser": ASK + "--denoiser ",
+    "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }

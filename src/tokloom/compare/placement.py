@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tokloom import registry
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context.stage import ContextSelector
 from tokloom.decode.stage import Constraint, Drafter, Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
     Predictor: "predictor",
+    RotaryScaling: "rope",
     Drafter: "drafter",
     ContextSelector: "context",
     Constraint: "constraint",

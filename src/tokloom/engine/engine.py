@@ -12,11 +12,13 @@ import torch
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
 from tokloom.attention.kv_store import PRECISIONS, KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
+from tokloom.decode.denoise import Denoiser
 from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor
+from tokloom.engine.denoising import denoise, fitting_denoiser
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
 from tokloom.engine.loop import Decoding
@@ -29,6 +31,7 @@ from tokloom.ledger import Ledger, Row, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load, refuse_options
+from tokloom.models.rotary import with_rotary
 
 if TYPE_CHECKING:
     from tokloom.attention.kv_layer import Watcher
@@ -80,8 +83,11 @@ class Engine:
         model: a `LanguageModel`, or a name, directory, GGUF file or hub id for `tokloom.load`.
         attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
         predictor: a `Predictor` or a spec, which changes the next-token distribution; None is the model's own.
+        rope: a `RotaryScaling` or a spec such as "giraffe:basis=yarn,scale=2", which widens the model's window for this
+            engine; None for the model's own positions.
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
+        denoiser: a `Denoiser` or a spec, only for a diffusion model; None is plain_denoising.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16" or "int8" (with a scale for each token of a KV head); None
@@ -99,8 +105,10 @@ class Engine:
         *,
         attention: str | AttentionPolicy = "dense",
         predictor: str | Predictor | None = None,
+        rope: str | RotaryScaling | None = None,
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
+        denoiser: str | Denoiser | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -130,7 +138,10 @@ class Engine:
             self.model = model
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
+        if rope is not None:
+            self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
+        self.denoiser = fitting_denoiser(denoiser, self.model, (self.attention, self.predictor, self.drafter))
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
@@ -199,6 +210,7 @@ class Engine:
         if rule is not None:
             registry.check_needs(rule, decode_stage.GIVES)
         prediction = self._predict(sampling.max_new_tokens)
+        fitting_denoiser(self.denoiser, self.model, (rule,))
         matcher = rule.start(prediction.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
@@ -212,7 +224,11 @@ class Engine:
             tokens = self._plain_prompt(prompt, messages, ledger)
         self._check_window(prediction.prompt(tokens), prediction.window)
         components = self._components(rule, documents is not None)
-        chunks = self._run(prediction, tokens, sampling, matcher, ledger, progress)
+        chunks: Any
+        if self.denoiser is not None:
+            chunks = denoise(self.denoiser, prediction.host, tokens, sampling, ledger)
+        else:
+            chunks = self._run(prediction, tokens, sampling, matcher, ledger, progress)
         stream = Stream(iter(()))
 
         def finish() -> Iterator[Chunk]:
@@ -389,7 +405,8 @@ class Engine:
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
         parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "constraint": constraint,
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter,
+            "denoiser": self.denoiser, "constraint": constraint,
         }  # fmt: skip
         if documents:
             parts["context"] = self.context
@@ -399,6 +416,7 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "weights": self.model.weights,
             **({"kv": self.kv} if self.kv is not None else {}),
+            **({"rope": registry.spec_of(self.model.rope)} if self.model.rope is not None else {}),
             **specs,
         }
 

@@ -22,26 +22,35 @@ def fused_pass(
     capture: takes hidden states on the way."""
     cpu = torch.device("cpu")
     rows, own = step.rows, 0 if step.parents is None else step.own.data_ptr()
-    for layer, form in zip(store.layers, decoder.layers, strict=True):
+    layers = [store.layers[form.index] for form in decoder.layers]
+    for layer, form in zip(layers, decoder.layers, strict=True):
         layer.window = form.window
         if not layer.is_initialized:
             layer.allocate(1, form.kv_heads, form.head_dim, form.head_dim, torch.float32, cpu)
     hidden = decoder.embed(torch.tensor(tokens, dtype=torch.long))
     tables = decoder.rotary(max(step.positions) + 1)
     rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
-    whole = store.policy.plain and capture is None and store.watch is None
+    tapped = torch.empty(0)
+    if capture is not None and capture.inside:
+        tapped = torch.empty_like(hidden)
+    between = capture is not None and not capture.inside and capture.layer < len(layers)
+    whole = store.policy.plain and not between and store.watch is None
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(
         hidden.data_ptr(), [(rows, own)], step.row_positions.data_ptr(), rotary, torch.get_num_threads(),
-        torch_threads=not whole,
+        torch_threads=not whole, tap=tapped.data_ptr(), tapped=capture.layer - 1 if tapped.numel() and capture else 0,
     )  # fmt: skip
     if whole:
-        _all_layers(decoder, store, step, core_pass)
+        _all_layers(decoder, layers, step, core_pass)
     else:
-        _by_layer(decoder, store, step, core_pass, hidden, capture)
-    if capture is not None:
-        capture.take(len(decoder.layers), decoder.normed(hidden))
+        _by_layer(decoder, layers, step, core_pass, hidden, capture)
+    if capture is not None and capture.inside:
+        capture.take_inside(tapped)
+    elif capture is not None:
+        capture.take(len(layers), decoder.normed(hidden))
+    if decoder.adapter is not None:
+        hidden.copy_(decoder.adapter(hidden))
     first = 0 if all_logits else rows - 1
     logits = torch.empty(rows - first, decoder.vocabulary)
     decoder.core.logits(core_pass, first, logits.data_ptr())
@@ -50,18 +59,19 @@ def fused_pass(
     return logits
 
 
-def _all_layers(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass) -> None:
+def _all_layers(decoder: FusedDecoder, layers: list[KVLayer], step: Step, core_pass: Pass) -> None:
     """No policy wants to see anything: the core does all layers in one call."""
-    decoder.core.run(core_pass, [[_reserved(layer, step)] for layer in store.layers])
-    for layer in store.layers:
+    decoder.core.run(core_pass, [[_reserved(layer, step)] for layer in layers])
+    for layer in layers:
         count(layer, None)
         layer.hold(None, None)
 
 
 def _by_layer(
-    decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass, hidden: torch.Tensor, capture: Capture | None
-) -> None:
-    for index, (layer, form) in enumerate(zip(store.layers, decoder.layers, strict=True)):
+    decoder: FusedDecoder, layers: list[KVLayer], step: Step, core_pass: Pass, hidden: torch.Tensor,
+    capture: Capture | None,
+) -> None:  # fmt: skip
+    for index, (layer, form) in enumerate(zip(layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, step.rows, form.head_dim)  # a tree's are held until it is accepted
         decoder.core.attention_in(index, core_pass, [_reserved(layer, step)], queries.data_ptr())
         out = attend_layer(layer, queries, form.scale, form.softcap, form.window, few=None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tokloom.engine.capture import Capture
+from tokloom.engine.capture import Capture, MlpInput
 from tokloom.engine.forward import forward, new_store, prefill
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Host:
         store: KVStore,
         tokens: Sequence[int],
         progress: Callable[[int], None] | None = None,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """Reads a prompt into an empty store, chunk by chunk; the logits (1, vocabulary) are those after it.
 
@@ -93,12 +93,12 @@ class Host:
         step: Step,
         *,
         all_logits: bool = True,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """One pass. After a tree, `store.accept` says which rows stay; other rows stay at once.
 
         all_logits: after each row, else (1, vocabulary) after the last one.
-        hidden_layer: as in `prefill`; costs a pass over the layers one by one.
+        hidden_layer: as in `prefill`; a layer's output other than the last's costs a pass over the layers one by one.
         """
         capture = self._capture(hidden_layer)
         logits = forward(self.model, store, tokens, step, all_logits, capture)
@@ -112,7 +112,7 @@ class Host:
     def _room(self) -> int:
         return min(self.new_tokens, 256) + SPARE
 
-    def _capture(self, layer: int | None) -> Capture | None:
+    def _capture(self, layer: int | MlpInput | None) -> Capture | None:
         if layer is None:
             return None
         return Capture(layer, self.model.model.config.get_text_config().num_hidden_layers)

@@ -1,0 +1,143 @@
+"""The loop of diffusion models: propose, fill in, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tokloom import registry
+from tokloom.attention.stage import AttentionPolicy
+from tokloom.decode.denoise import Denoiser, DenoisingCache, Proposals, Reading, Unmasking, WholeText
+from tokloom.engine.request import Chunk, Sampling, StopReason
+from tokloom.engine.sampling import Sampler
+from tokloom.engine.text_stream import TextStream
+from tokloom.errors import CompositionError
+from tokloom.ledger import Ledger, Row, Saving
+
+if TYPE_CHECKING:
+    from tokloom.engine.host import Host
+    from tokloom.models.language_model import LanguageModel
+
+DEFAULT = "plain_denoising"
+
+
+def fitting_denoiser(given: str | Denoiser | None, model: LanguageModel, others: Sequence[Any]) -> Denoiser | None:
+    """The denoiser of a diffusion model, None for a causal one.
+
+    others: components that a diffusion model has no use for. Raises CompositionError if any of all these don't fit."""
+    if model.mask_id is None:
+        if given is not None:
+            raise CompositionError("a denoiser", model.name, "it is no diffusion model")
+        return None
+    for part in others:
+        if part is not None and not (isinstance(part, AttentionPolicy) and part.plain):
+            raise CompositionError(part.name, model.name, "a diffusion model does not write one token after another")
+    denoiser: Denoiser = registry.build(DEFAULT if given is None else given, Denoiser, "denoiser")
+    if denoiser.cache is not None:
+        registry.build(denoiser.cache, DenoisingCache, "cache")
+    return denoiser
+
+
+def denoise(
+    denoiser: Denoiser, host: Host, tokens: list[int], sampling: Sampling, ledger: Ledger
+) -> Generator[Chunk, None, Denoising]:
+    """Runs one request; returns what is known of it at its end."""
+    cache = None if denoiser.cache is None else registry.build(denoiser.cache, DenoisingCache, "cache")
+    reading = WholeText(host.model) if cache is None else cache.start(host.model)
+    unmasking = denoiser.start(host)
+    denoising = Denoising(host.model, tokens, Sampler(sampling), unmasking, reading, denoiser.block)
+    steps = denoising.run()
+    row = Row("decode", denoiser.name)
+    ledger.rows.append(row)
+    while True:
+        with ledger.clock(row):
+            chunk = next(steps, None)
+        if chunk is None:
+            break
+        yield chunk
+    row.tokens_out, row.forward_passes = len(denoising.output), denoising.passes
+    row.counts = {"read rows": reading.rows, **unmasking.counts}
+    if reading.rows != denoising.unread:
+        row.savings = [Saving("tokens read", denoising.unread, reading.rows)]
+    return denoising
+
+
+class Denoising:
+    """One request to a diffusion model. `run` yields text; the counts are there when it ends."""
+
+    is_complete = False  # no constraint
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompt: list[int],
+        sampler: Sampler,
+        unmasking: Unmasking,
+        reading: Reading,
+        block: int,
+    ) -> None:
+        self.model, self.sampler, self.unmasking, self.reading, self.block = model, sampler, unmasking, reading, block
+        self.tokens = list(prompt)
+        self.prompt_length = len(prompt)
+        self.stream = TextStream(sampler.sampling.stop)
+        self.stop_reason: StopReason | None = None
+        self.passes = self.unread = 0
+        """Passes of the diffusion model, and the tokens that these would read without a cache."""
+        vocabulary = model.vocabulary
+        words = [id in model.eos_ids or id not in vocabulary.special_ids for id in range(vocabulary.size)]
+        self._allowed = torch.tensor(words, device=model.device)
+
+    @property
+    def output(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    def run(self) -> Iterator[Chunk]:
+        """Denoises until a stop, a chunk for each block."""
+        while self.stop_reason is None:
+            left = self.sampler.sampling.max_new_tokens - len(self.output)
+            size = min(self.block, left, self.model.window - len(self.tokens))
+            yield self._take(self._denoised(size))
+        tail = self.stream.finish()
+        if tail:
+            yield Chunk(tail, ())
+
+    def _denoised(self, size: int) -> list[int]:
+        """The next block."""
+        mask, start = self.model.mask_id, len(self.tokens)
+        assert mask is not None
+        text = [*self.tokens, *[mask] * size]
+        known = [False] * size
+        while not all(known):
+            logits = self.reading.read(text, start)
+            self.passes += 1
+            self.unread += len(text)
+            masked = [i for i in range(size) if not known[i]]
+            drawn = [self.sampler.draw(logits[i], self._allowed) for i in masked]
+            chances = logits[masked].masked_fill(~self._allowed, -torch.inf).softmax(-1)
+            proposals = Proposals(
+                text, [start + i for i in masked], drawn, [float(chances[n, t]) for n, t in enumerate(drawn)]
+            )
+            for index in self.unmasking.choose(proposals):
+                text[proposals.places[index]] = drawn[index]
+                known[proposals.places[index] - start] = True
+        return text[start:]
+
+    def _take(self, block: list[int]) -> Chunk:
+        """Adds a block to the output, up to where the text ends."""
+        text, before = "", len(self.tokens)
+        for token in block:
+            self.tokens.append(token)
+            text += self.stream.push(self.model.vocabulary.token_bytes[token])
+            if token in self.model.eos_ids:
+                self.stop_reason = "end"
+            elif self.stream.stopped:
+                self.stop_reason = "stop"
+            elif len(self.output) >= self.sampler.sampling.max_new_tokens:
+                self.stop_reason = "length"
+            elif len(self.tokens) >= self.model.window:
+                self.stop_reason = "window"
+            if self.stop_reason is not None:
+                break
+        return Chunk(text, tuple(self.tokens[before:]))
