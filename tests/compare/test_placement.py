@@ -59,7 +59,7 @@ def test_a_refused_budget_is_a_row() -> None:
 
 
 def test_places() -> None:
-    assert {row.place for row in contenders("attention", registry.names("attention"))} == {"attention"}
+    assert {row.place for row in contenders("attention", registry.names("attention"))} == {"attention", "rope"}
     (row,) = contenders("decode", ["token_recycling"])
     assert (row.place, row.component.name) == ("drafter", "token_recycling")
     (row,) = contenders("decode", ['choices:options=["a","b"]'])

@@ -45,6 +45,7 @@ def generate(
     threads: o.Threads = None,
     attention: o.Attention = "dense",
     predictor: o.Predictor = None,
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     denoiser: o.Denoiser = None,
@@ -87,6 +88,7 @@ def generate(
         predictor=predictor,
         drafter=drafter,
         drafter_state=drafter_state,
+        rope=rope,
         denoiser=denoiser,
         denoising_cache=denoising_cache,
     )

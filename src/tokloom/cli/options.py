@@ -64,6 +64,12 @@ Predictor = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]  # fmt: skip
+Rope = Annotated[
+    str | None,
+    typer.Option(
+        "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
+    ),
+]
 Drafter = Annotated[
     str | None,
     typer.Option(

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from tokloom import registry
 from tokloom.compare.costs import costs_of
-from tokloom.compare.placement import PLACES, Constrained, Contender, contenders, engine_for, fixed_parts
+from tokloom.compare.placement import (
+    PLACES,
+    Constrained,
+    Contender,
+    contenders,
+    engine_for,
+    fixed_parts,
+    with_controls,
+)
 from tokloom.compare.records import Record, RecordFile
 from tokloom.context.stage import Document
 from tokloom.engine.request import Sampling
@@ -79,7 +87,8 @@ def compare(
 
     Args:
         stage: "context", "attention" or "decode".
-        methods: specs of methods of that stage; the first one is the baseline. "plain" is decoding without any.
+        methods: specs of methods of that stage, "all" for every one; the first is the baseline. "plain" is decoding
+            without any. Attention methods are always joined by dense attention, the baseline, and streaming_llm.
         tasks: specs of tasks, e.g. "squad", "needle:length=512".
         budgets: a row each for every method with an option `budget` whose spec does not name one.
         model: a loaded model, or a name for `tokloom.load`.
@@ -97,7 +106,7 @@ def compare(
         UsageError: an argument is not valid; nothing was run.
         ComparisonInterrupted: the user pressed Ctrl+C; the results so far are in the file.
     """
-    rows = contenders(stage, methods, budgets)
+    rows = with_controls(stage, contenders(stage, methods, budgets))
     evaluations = _tasks(tasks)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ArgumentError("limit", limit, "an integer >= 1, or None for all examples")

@@ -43,7 +43,7 @@ EDGES = (0.08, 0.2, 0.4, 0.6, 0.8)
 class Merged(Drafter):
     """Every part learns from every pass, whoever drafted."""
 
-    parts: tuple[str, ...] = ("suffix_automaton", "token_recycling")
+    parts: tuple[str, ...] = ("suffix_automaton", "dyspec")
     """Specs of drafters."""
     nodes: int = Field(default=63, ge=1, le=63)
     """Most nodes of the union."""

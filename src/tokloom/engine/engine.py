@@ -12,7 +12,7 @@ import torch
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
 from tokloom.attention.kv_store import PRECISIONS, KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
@@ -31,8 +31,11 @@ from tokloom.ledger import Ledger, Row, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load, refuse_options
+from tokloom.models.rotary import with_rotary
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
+
     Progress = Callable[[str, int, int], None]
 
 MINIMUM_CONTEXT = 32
@@ -41,9 +44,12 @@ MINIMUM_CONTEXT = 32
 
 @dataclass(frozen=True)
 class Score:
-    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest)."""
+    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest).
+
+    prompt_tokens: length of the prompt in tokens."""
 
     tokens: tuple[int, ...]
+    prompt_tokens: int
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...]
     ledger: Ledger
@@ -77,6 +83,8 @@ class Engine:
         model: a `LanguageModel`, or a name, directory, GGUF file or hub id for `tokloom.load`.
         attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
         predictor: a `Predictor` or a spec, which changes the next-token distribution; None is the model's own.
+        rope: a `RotaryScaling` or a spec such as "giraffe:basis=yarn,scale=2", which widens the model's window for this
+            engine; None for the model's own positions.
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
         denoiser: a `Denoiser` or a spec, only for a diffusion model; None is plain_denoising.
@@ -98,6 +106,7 @@ class Engine:
         *,
         attention: str | AttentionPolicy = "dense",
         predictor: str | Predictor | None = None,
+        rope: str | RotaryScaling | None = None,
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
         denoiser: str | Denoiser | None = None,
@@ -131,6 +140,8 @@ class Engine:
             self.model = model
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
+        if rope is not None:
+            self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
         self.way = Way.fitting(self.model, denoiser, denoising_cache)
         if self.way is not None:
@@ -242,10 +253,12 @@ class Engine:
         stream._chunks = finish()
         return stream
 
-    def score(self, prompt: str, continuation: str) -> Score:
+    def score(self, prompt: str, continuation: str, *, watch: Watcher | None = None) -> Score:
         """How the model, with this engine's attention, rates `continuation` after `prompt`, both taken as they are.
 
         The continuation goes through the model one token a pass, as if it had been generated.
+
+        watch: is told what each layer attends to, in every pass; see `tokloom.attention.trace.Trace`.
         """
         if self.way is not None:
             raise CompositionError(
@@ -253,7 +266,7 @@ class Engine:
             )
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
-        prediction = self._predict(len(continuation))
+        prediction = self._predict(len(continuation), watch)
         targets = prediction.encode(continuation)
         if not targets:
             raise ArgumentError("continuation", continuation, "a text of at least one token")
@@ -272,7 +285,7 @@ class Engine:
                     row.forward_passes += 1
             row.tokens_in = row.tokens_out = len(targets)
         _account(ledger.row("attention"), ledger.row("decode"), prediction)
-        return Score(tuple(targets), tuple(logprobs), tuple(ranks), ledger)
+        return Score(tuple(targets), len(tokens), tuple(logprobs), tuple(ranks), ledger)
 
     # --- the stages of a request
 
@@ -332,9 +345,11 @@ class Engine:
             tokenized.counts = {"instruction": len(tokens) - row.tokens_out}
         return tokens, selection
 
-    def _predict(self, new_tokens: int) -> Prediction:
+    def _predict(self, new_tokens: int, watch: Watcher | None = None) -> Prediction:
         """The prediction of a new request."""
-        host = Host(self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk)
+        host = Host(
+            self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk, watch=watch
+        )  # fmt: skip
         return PlainPrediction(host) if self.predictor is None else self.predictor.start(host)
 
     def _prefill(
@@ -412,6 +427,7 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "weights": self.model.weights,
             **({"kv": self.kv} if self.kv is not None else {}),
+            **({"rope": registry.spec_of(self.model.rope)} if self.model.rope is not None else {}),
             **specs,
         }
 

@@ -20,26 +20,37 @@ def fused_pass(
     """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary), float32.
 
     capture: takes hidden states on the way."""
-    rows, cpu = step.rows, torch.device("cpu")
-    for layer, form in zip(store.layers, decoder.layers, strict=True):
+    cpu = torch.device("cpu")
+    rows, own = step.rows, 0 if step.parents is None else step.own.data_ptr()
+    layers = [store.layers[form.index] for form in decoder.layers]
+    for layer, form in zip(layers, decoder.layers, strict=True):
         layer.window = form.window
         if not layer.is_initialized:
             layer.allocate(1, form.kv_heads, form.head_dim, form.head_dim, torch.float32, cpu)
     hidden = decoder.embed(torch.tensor(tokens, dtype=torch.long))
     tables = decoder.rotary(max(step.positions) + 1)
     rotary = [(cosines.data_ptr(), sines.data_ptr()) for cosines, sines in tables]
-    whole = store.policy.plain and capture is None
+    tapped = torch.empty(0)
+    if capture is not None and capture.inside:
+        tapped = torch.empty_like(hidden)
+    between = capture is not None and not capture.inside and capture.layer < len(layers)
+    whole = store.policy.plain and not between and store.watch is None
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(
-        hidden.data_ptr(), rows, step.row_positions.data_ptr(), rotary, torch.get_num_threads(), torch_threads=not whole
-    )
+        hidden.data_ptr(), [(rows, own)], step.row_positions.data_ptr(), rotary, torch.get_num_threads(),
+        torch_threads=not whole, tap=tapped.data_ptr(), tapped=capture.layer - 1 if tapped.numel() and capture else 0,
+    )  # fmt: skip
     if whole:
-        _all_layers(decoder, store, step, core_pass)
+        _all_layers(decoder, layers, step, core_pass)
     else:
-        _by_layer(decoder, store, step, core_pass, hidden, capture)
-    if capture is not None:
-        capture.take(len(decoder.layers), decoder.normed(hidden))
+        _by_layer(decoder, layers, step, core_pass, hidden, capture)
+    if capture is not None and capture.inside:
+        capture.take_inside(tapped)
+    elif capture is not None:
+        capture.take(len(layers), decoder.normed(hidden))
+    if decoder.adapter is not None:
+        hidden.copy_(decoder.adapter(hidden))
     first = 0 if all_logits else rows - 1
     logits = torch.empty(rows - first, decoder.vocabulary)
     decoder.core.logits(core_pass, first, logits.data_ptr())
@@ -48,29 +59,29 @@ def fused_pass(
     return logits
 
 
-def _all_layers(decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass) -> None:
+def _all_layers(decoder: FusedDecoder, layers: list[KVLayer], step: Step, core_pass: Pass) -> None:
     """No policy wants to see anything: the core does all layers in one call."""
-    starts = [layer.reserve(step.rows) for layer in store.layers]
-    own = 0 if step.parents is None else step.own.data_ptr()
-    decoder.core.run(core_pass, [_buffer(layer) for layer in store.layers], starts, own)
-    for layer in store.layers:
+    decoder.core.run(core_pass, [[_reserved(layer, step)] for layer in layers])
+    for layer in layers:
         count(layer, None)
         layer.hold(None, None)
 
 
 def _by_layer(
-    decoder: FusedDecoder, store: KVStore, step: Step, core_pass: Pass, hidden: torch.Tensor, capture: Capture | None
-) -> None:
-    for index, (layer, form) in enumerate(zip(store.layers, decoder.layers, strict=True)):
+    decoder: FusedDecoder, layers: list[KVLayer], step: Step, core_pass: Pass, hidden: torch.Tensor,
+    capture: Capture | None,
+) -> None:  # fmt: skip
+    for index, (layer, form) in enumerate(zip(layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, step.rows, form.head_dim)  # a tree's are held until it is accepted
-        start = layer.reserve(step.rows)
-        decoder.core.attention_in(index, core_pass, _buffer(layer), start, queries.data_ptr())
+        decoder.core.attention_in(index, core_pass, [_reserved(layer, step)], queries.data_ptr())
         out = attend_layer(layer, queries, form.scale, form.softcap, form.window, few=None)
         decoder.core.attention_out(index, core_pass, out.data_ptr())
         if capture is not None and index + 1 < len(decoder.layers):
             capture.take(index + 1, hidden)
 
 
-def _buffer(layer: KVLayer) -> KVBuffer:
+def _reserved(layer: KVLayer, step: Step) -> tuple[KVBuffer, int]:
+    """Where the rows' keys and values go."""
+    start = layer.slots.reserve(step.rows)
     assert layer.core is not None  # one sequence on the CPU
-    return layer.core
+    return layer.core, start

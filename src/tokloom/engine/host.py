@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tokloom.engine.capture import Capture
+from tokloom.engine.capture import Capture, MlpInput
 from tokloom.engine.forward import forward, new_store, prefill
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
     from tokloom.attention.kv_store import KVStore, Step
     from tokloom.attention.stage import AttentionPolicy
     from tokloom.models.language_model import LanguageModel
@@ -36,11 +37,18 @@ class Host:
     """
 
     def __init__(
-        self, model: LanguageModel, policy: AttentionPolicy, new_tokens: int, *, kv: str | None, prefill_chunk: int
+        self,
+        model: LanguageModel,
+        policy: AttentionPolicy,
+        new_tokens: int,
+        *,
+        kv: str | None,
+        prefill_chunk: int,
+        watch: Watcher | None = None,
     ) -> None:
         self.model, self.policy, self.new_tokens = model, policy, new_tokens
         self.stores: list[KVStore] = []
-        self._kv, self._chunk = kv, prefill_chunk
+        self._kv, self._chunk, self._watch = kv, prefill_chunk, watch
 
     def beside(self, model: LanguageModel) -> Host:
         """A host for a second model in the same request, with the same attention; its stores count with this one's."""
@@ -50,7 +58,7 @@ class Host:
 
     def open(self, prompt: int) -> KVStore:
         """An empty store for a prompt of so many tokens and the output."""
-        store = new_store(self.model, self.policy, prompt + self._room, self._kv)
+        store = new_store(self.model, self.policy, prompt + self._room, self._kv, self._watch)
         self.stores.append(store)
         return store
 
@@ -59,7 +67,7 @@ class Host:
         store: KVStore,
         tokens: Sequence[int],
         progress: Callable[[int], None] | None = None,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """Reads a prompt into an empty store, chunk by chunk; the logits (1, vocabulary) are those after it.
 
@@ -75,6 +83,7 @@ class Host:
             if progress is not None:
                 progress(done)
         store.shrink(self._room)
+        store.prepare()
         return Output(logits[None], torch.cat(hidden) if hidden else torch.empty(0))
 
     def forward(
@@ -84,12 +93,12 @@ class Host:
         step: Step,
         *,
         all_logits: bool = True,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """One pass. After a tree, `store.accept` says which rows stay; other rows stay at once.
 
         all_logits: after each row, else (1, vocabulary) after the last one.
-        hidden_layer: as in `prefill`; costs a pass over the layers one by one.
+        hidden_layer: as in `prefill`; a layer's output other than the last's costs a pass over the layers one by one.
         """
         capture = self._capture(hidden_layer)
         logits = forward(self.model, store, tokens, step, all_logits, capture)
@@ -103,7 +112,7 @@ class Host:
     def _room(self) -> int:
         return min(self.new_tokens, 256) + SPARE
 
-    def _capture(self, layer: int | None) -> Capture | None:
+    def _capture(self, layer: int | MlpInput | None) -> Capture | None:
         if layer is None:
             return None
         return Capture(layer, self.model.model.config.get_text_config().num_hidden_layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from tokloom.decode.stage import Prediction
 
 if TYPE_CHECKING:
     from tokloom.attention.kv_store import KVStore, Step
+    from tokloom.engine.capture import MlpInput
     from tokloom.engine.host import Host
 
 
@@ -23,7 +25,7 @@ class PlainPrediction(Prediction):
 
     store: KVStore
 
-    def __init__(self, host: Host, hidden_layer: int | None = None) -> None:
+    def __init__(self, host: Host, hidden_layer: int | MlpInput | None = None) -> None:
         super().__init__(host)
         self.hidden_layer = hidden_layer
         self.hidden = torch.empty(0)
@@ -40,6 +42,11 @@ class PlainPrediction(Prediction):
 
     def accept(self, path: list[int]) -> None:
         self.store.accept(path)
+
+    def fork(self) -> PlainPrediction:
+        other = copy(self)
+        other.store = self.store.fork()
+        return other
 
 
 class AdjustedPrediction(PlainPrediction):
