@@ -165,8 +165,8 @@ def _pieces(documents: Sequence[Sequence[int]], size: int) -> Iterator[Sequence[
 
 def _norm_and_head(model: LanguageModel) -> tuple[Any, torch.Tensor]:
     """The norm before the head, and the head's matrix (hidden, vocabulary), as it multiplies."""
-    inner: Any = model.model.get_decoder()
-    head: Any = model.model.get_output_embeddings()
+    whole: Any = model.model
+    inner, head = whole.get_decoder(), whole.get_output_embeddings()
     with torch.inference_mode():
         hidden = inner.norm.weight.shape[0]
         eye = torch.eye(hidden, dtype=model.dtype, device=model.device)
@@ -197,7 +197,7 @@ def _fit_one(
         scores = norm(F.linear(inputs[batch], weight, bias)) @ head
         loss = -(wanted * scores.log_softmax(-1)).sum(-1).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         if progress is not None:
             progress(f"exit after layer {layer}", step + 1, steps)
