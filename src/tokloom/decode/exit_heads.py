@@ -2,8 +2,8 @@
 
 An exit after layer n is a linear map of the normalised hidden states, then the model's own norm and head, so that its
 sub-model of n layers (`models/submodel.py`) has next to no weights of its own. The map is fitted to the user's text in
-minutes: ridge regression onto the last layer's states, then some steps down the divergence from the model's
-distribution. Kept in one safetensors file.
+half a minute by ridge regression onto the last layer's states and, if wanted, some steps down the divergence from the
+model's distribution. Kept in one safetensors file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def fit(
     texts: Sequence[str],
     layers: Sequence[int],
     *,
-    steps: int = 40,
+    steps: int = 0,
     rows: int = 16384,
     progress: Progress | None = None,
 ) -> dict[int, float]:
