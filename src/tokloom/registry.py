@@ -149,6 +149,42 @@ def _default_source(node: ast.expr | None) -> str | None:
     return ast.unparse(node) if node is not None else None
 
 
+def _all_options(node: ast.ClassDef, tree: ast.Module) -> tuple[Option, ...]:
+    """The options of a class, after those of bases that it imports; its own take the place of a base's."""
+    found: dict[str, Option] = {}
+    imported = {
+        alias.asname or alias.name: (item.module, alias.name)
+        for item in tree.body
+        if isinstance(item, ast.ImportFrom) and item.module and not item.level
+        for alias in item.names
+    }
+    for base in node.bases:
+        module, name = imported.get(ast.unparse(base), ("", ""))
+        for inherited, whole in _base(module, name):
+            found |= {option.name: option for option in _all_options(inherited, whole)}
+    found |= {option.name: option for option in _options(node)}
+    return tuple(found.values())
+
+
+@cache
+def _base(module: str, name: str) -> list[tuple[ast.ClassDef, ast.Module]]:
+    """The definition of a base class in this package, if it is one whose fields are options."""
+    package, _, path = module.partition(".")
+    if package != "tokloom":
+        return []
+    tree = ast.parse((Path(__file__).parent / (path.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    return [
+        (node, tree)
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == name and "dataclass" in map(_called, node.decorator_list)
+    ]
+
+
+def _called(decorator: ast.expr) -> str:
+    name = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
+    return "dataclass" if name.endswith("dataclass") else name
+
+
 def _options(node: ast.ClassDef) -> Iterator[Option]:
     for i, item in enumerate(node.body):
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
@@ -197,7 +233,7 @@ def read_card(path: Path, module: str) -> Card | None:
         title=match["title"] if match else paper,
         effect=" ".join(sections.get("Effect", "").split()),
         sections=sections,
-        options=tuple(_options(node)),
+        options=_all_options(node, tree),
         module=module,
         path=str(path),
     )

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokloom import Engine, Sampling
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom import Engine, Sampling, registry
+from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, DraftTree, Verified
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
 from tokloom.engine.drafting import Drafting, Pace
 from tokloom.errors import ArgumentError, DocumentError
@@ -205,3 +205,83 @@ def test_a_state_of_another_drafter_or_no_state_is_refused(
         Engine(tiny_llama, drafter_state=file)
     with pytest.raises(ArgumentError, match="a drafter, whose state"):
         Engine(tiny_llama).save_drafter_state(file)
+
+
+class Listed(DraftState):
+    """Proposes one tree whatever the text, and keeps what it is asked and told."""
+
+    def __init__(self, tree: DraftTree) -> None:
+        self.tree = tree
+        self.asked: list[list[int]] = []
+        self.told: list[tuple[tuple[int, ...], list[int]]] = []
+
+    def propose(self, request):  # type: ignore[no-untyped-def]
+        self.asked.append(list(request.tokens))
+        return self.tree
+
+    def observe(self, seen):  # type: ignore[no-untyped-def]
+        return None
+
+    def judge(self, tree, path):  # type: ignore[no-untyped-def]
+        self.told.append((tree.tokens, list(path)))
+
+
+class ListedDrafter(Drafter):
+    def __init__(self, tree: DraftTree) -> None:
+        self.tree = tree
+
+    def start(self, model):  # type: ignore[no-untyped-def]
+        return Listed(self.tree)
+
+
+def listed(model: LanguageModel, tree: DraftTree) -> Drafting:
+    made = Drafting(ListedDrafter(tree), model)
+    made._curve = CostCurve({1: 1.0, 64: 1.0})
+    made.pace = Open()
+    return made
+
+
+def test_guesses_follow_certain_tokens(tiny_llama: LanguageModel) -> None:
+    """One tree: the chain that the constraint forces, the drafter's guesses below it; the drafter hears of its own."""
+    model = tiny_llama
+    made = listed(model, DraftTree((7, 8, 9), (-1, -1, 0), (0.9, 0.5, 0.8), ("a", "b", "c")))
+    prediction = Engine(model)._predict(8)
+    tree = made.propose([1, 2], 9, prediction, [5, 6])
+    assert made.state.asked == [[1, 2, 5, 6]]  # type: ignore[attr-defined]
+    assert tree.tokens == (5, 6, 7, 8, 9)
+    assert tree.parents == (-1, 0, 1, 1, 2)
+    assert tree.after(2) == DraftTree((7, 8, 9), (-1, -1, 0), (0.9, 0.5, 0.8), ("a", "b", "c"))
+    made.learn(Verified([1, 2], [2, *tree.tokens], (-1, 0, 1, 2, 2, 3), torch.zeros(6, 4), [0, 1, 2, 3, 5]), tree, 2)
+    assert made.state.told == [((7, 8, 9), [0, 1, 3])]  # type: ignore[attr-defined]
+    assert made.propose([1, 2], 3, prediction, [5, 6]).tokens == (5, 6, 7, 8)
+    assert made.propose([1, 2], 2, prediction, [5, 6]).tokens == (5, 6)
+    made._curve = CostCurve({1: 1.0, 3: 1.0, 4: 99.0, 64: 99.0})
+    assert made.propose([1, 2], 9, prediction, [5, 6]).tokens == (5, 6)
+
+
+def test_what_the_constraint_forbids_costs_no_row(tiny_llama: LanguageModel) -> None:
+    model = tiny_llama
+    yes, no, maybe = (model.encode(text)[0] for text in (" one", " two", " three"))
+    matcher = registry.build('choices:options=[" one two"," one three"]', Constraint, "constraint").start(
+        model.vocabulary
+    )
+    matcher.accept(yes)
+    tree = DraftTree((yes, no, maybe, no), (-1, -1, -1, 2), (0.9, 0.8, 0.7, 0.6))
+    kept = listed(model, tree).propose([1, yes], 9, Engine(model)._predict(8), (), matcher)
+    assert kept.tokens == (no, maybe)
+    assert kept.chances == (0.8, 0.7)
+
+
+@pytest.mark.parametrize("drafter", ["suffix_automaton", "merged"])
+def test_forced_stretches_and_guesses_share_passes(drafter: str, tiny_llama: LanguageModel) -> None:
+    """Under a constraint that alternates forced text and choices, a drafter saves passes and changes nothing."""
+    rule = r'regex:pattern="(name: (one|two|three); ){6}end"'
+    sampling = Sampling(max_new_tokens=120)
+    plain = Engine(tiny_llama).generate("one two", sampling=sampling, constraint=rule)
+    engine = Engine(tiny_llama, drafter=drafter)
+    engine._drafting._curve = CostCurve(dict.fromkeys(WIDTHS, 1.0))  # type: ignore[union-attr]
+    engine._drafting.pace = Open()  # type: ignore[union-attr]
+    results = [engine.generate("one two", sampling=sampling, constraint=rule) for _ in range(2)]
+    assert all(result.tokens == plain.tokens for result in results)
+    passes = [result.ledger.row("decode").forward_passes for result in (plain, *results)]
+    assert passes[2] < passes[0]

@@ -1,344 +1,22 @@
-"""The engine's KV cache: preallocated slots with text positions, plugged into transformers' Cache.
-
-Every slot carries its text position, so that causality, eviction and draft trees are one rule: a
-query sees a slot iff the slot's position is not after its own (and inside the layer's window, and,
-for the slots of a draft tree, the slot is its ancestor).
-"""
+"""The engine's KV cache: one `KVLayer` a layer, plugged into transformers' Cache and driven pass by pass."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from tokloom._core import KVBuffer
+from tokloom.attention.kv_layer import KVLayer, Watcher
+from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.step import Step
 from tokloom.errors import CompositionError, UnsupportedModelError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-"""How keys and values may be stored. int8 has one scale for each slot of a KV head."""
-STORED = {dtype: name for name, dtype in PRECISIONS.items()}
-"""The names of these, by what the tensors are."""
-
-
-@dataclass
-class Step:
-    """One forward pass: its rows, their text positions, and for a draft tree who descends from whom.
-
-    positions: text position of each row; the first row's is the number of tokens seen before.
-    parents: for a tree, the parent row of each row (-1 for the root, row 0), parents first.
-    prompt: the pass belongs to the prompt.
-    """
-
-    positions: tuple[int, ...]
-    device: torch.device
-    parents: tuple[int, ...] | None = None
-    prompt: bool = False
-    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-    """Masks that layers in the same state share."""
-    _pairs: dict[int | None, int] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        return len(self.positions)
-
-    @cached_property
-    def position_ids(self) -> torch.Tensor:
-        """(rows,) int64."""
-        return torch.tensor(self.positions, dtype=torch.long, device=self.device)
-
-    @cached_property
-    def row_positions(self) -> torch.Tensor:
-        """(rows,) int32, as the core takes them."""
-        return torch.tensor(self.positions, dtype=torch.int32)
-
-    @cached_property
-    def own(self) -> torch.Tensor:
-        """Which row sees which: bool (rows, rows); [i, j] set iff j is i or an ancestor of i in the
-        tree, or without a tree iff j <= i."""
-        if self.parents is None:
-            return torch.ones(self.rows, self.rows, dtype=torch.bool, device=self.device).tril()
-        seen = torch.eye(self.rows, dtype=torch.bool)
-        for row, parent in enumerate(self.parents):
-            if parent >= 0:
-                seen[row] |= seen[parent]
-        return seen.to(self.device)
-
-    def pairs(self, window: int | None) -> int:
-        """Pairs of a row and a token that causal attention computes in this pass, per KV head."""
-        if window not in self._pairs:
-            self._pairs[window] = sum(p + 1 if window is None else min(p + 1, window) for p in self.positions)
-        return self._pairs[window]
-
-    @cached_property
-    def own_pairs(self) -> int:
-        """Of these, the pairs within the pass."""
-        return sum(position - self.positions[0] + 1 for position in self.positions)
-
-
-@dataclass
-class Tally:
-    """Counts of one layer, summed over its passes. A pair is one query row against one slot of one KV head."""
-
-    attended: int = 0
-    attendable: int = 0
-    """Pairs that causal attention without a policy would have computed."""
-    evicted: int = 0
-    peak_bytes: int = 0
-
-
-class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer. Slots [0, count) are in use; a slot stays where it is until eviction."""
-
-    is_sliding = False
-
-    def __init__(self, index: int, policy: AttentionPolicy, limit: int, precision: str | None = None) -> None:
-        # CacheLayerMixin.__init__ would assign to keys and values, which are views here.
-        self.is_initialized = False
-        self.index, self.policy, self.limit, self.precision = index, policy, limit, precision
-        self.count = 0
-        self.seen = 0
-        self.window: int | None = None
-        self.step: Step
-        self.carry: dict[str, torch.Tensor] = {}
-        """(batch, ...) of the last accepted token."""
-        self.carried: dict[str, torch.Tensor] = {}
-        """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
-        self.tally = Tally()
-        self._memory: dict[str, torch.Tensor] = {}
-        self._scales: tuple[torch.Tensor, ...] = ()  # int8: of keys and of values, (batch, kv_heads, capacity)
-        self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
-        self.core: KVBuffer | None = None
-        """The buffers as the C++ core sees them; None where it can't serve them (a batch, another device)."""
-
-    # --- transformers' side
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        batch, heads, _, width = key_states.shape
-        self.allocate(batch, heads, width, value_states.shape[-1], key_states.dtype, key_states.device)
-
-    def allocate(
-        self, batch: int, heads: int, width: int, value_width: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        """Empty buffers; `dtype` is what the model computes in, and what is stored unless `precision` is given."""
-        self.dtype, self.device = dtype, device
-        stored = dtype if self.precision is None else PRECISIONS[self.precision]
-        self._keys = torch.empty((batch, heads, 0, width), dtype=stored, device=device)
-        self._values = torch.empty((batch, heads, 0, value_width), dtype=stored, device=device)
-        self._positions = torch.empty((batch, heads, 0), dtype=torch.int32, device=device)
-        if stored == torch.int8:
-            self._scales = tuple(torch.empty((batch, heads, 0), device=device) for _ in range(2))
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends the keys and values of this pass, (batch, kv_heads, rows, head_dim); returns all in use."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.reserve(key_states.shape[2])
-        for held, new, which in ((self._keys, key_states, 0), (self._values, value_states, 1)):
-            if self._scales:
-                scale = new.float().abs().amax(-1) / 127
-                levels = new.float() / scale.clamp_min(1e-30)[..., None]
-                self._scales[which][:, :, start : self.count] = scale
-                new = levels.round()
-            held[:, :, start : self.count] = new
-        self._positions[:, :, start : self.count] = self.step.position_ids
-        return self.keys, self.values
-
-    def reserve(self, rows: int) -> int:
-        """Takes `rows` slots into use and returns the first; the caller fills in keys, values and positions."""
-        start = self.count
-        self._ensure(start + rows)
-        for memory in self._memory.values():
-            memory[:, :, start : start + rows] = 0
-        self.count = start + rows
-        return start
-
-    def get_seq_length(self) -> int:
-        return self.seen
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    # --- the policy's side
-
-    @property
-    def keys(self) -> torch.Tensor:  # type: ignore[override]
-        """(batch, kv_heads, slots, head_dim) in the model's dtype; a view, a copy if stored in another precision."""
-        return self._read(self._keys, 0)
-
-    @property
-    def values(self) -> torch.Tensor:  # type: ignore[override]
-        """As `keys`."""
-        return self._read(self._values, 1)
-
-    def _read(self, held: torch.Tensor, which: int) -> torch.Tensor:
-        used = held[:, :, : self.count]
-        if self._scales:
-            return (used.float() * self._scales[which][:, :, : self.count, None]).to(self.dtype)
-        return used if used.dtype == self.dtype else used.to(self.dtype)
-
-    @property
-    def kv_heads(self) -> int:
-        return self._keys.shape[1]
-
-    @property
-    def positions(self) -> torch.Tensor:
-        """(batch, kv_heads, slots) int32, a view."""
-        return self._positions[:, :, : self.count]
-
-    @property
-    def past(self) -> int:
-        """Slots that were there before this pass."""
-        return self.count - self.step.rows
-
-    def slot_memory(self, name: str) -> torch.Tensor:
-        """(batch, kv_heads, slots) float32 of the policy's own, zero for new slots; a view to write to."""
-        if name not in self._memory:
-            self._memory[name] = torch.zeros(self._positions.shape, dtype=torch.float32, device=self.device)
-        return self._memory[name][:, :, : self.count]
-
-    @property
-    def bytes(self) -> int:
-        """Size of all tensors held, spare slots included."""
-        if not self.is_initialized:
-            return 0
-        return sum(t.numel() * t.element_size() for t in self._buffers)
-
-    @property
-    def buffers(self) -> tuple[torch.Tensor, ...]:
-        """Keys, values (batch, kv_heads, capacity, head_dim) as stored, and what else the store keeps of each slot:
-        positions, int8's scales of keys and of values, (batch, kv_heads, capacity)."""
-        return (self._keys, self._values, self._positions, *self._scales)
-
-    @property
-    def _buffers(self) -> tuple[torch.Tensor, ...]:
-        return (*self.buffers, *self._memory.values())
-
-    # --- the store's side
-
-    def _ensure(self, slots: int) -> None:
-        capacity = self._keys.shape[2]
-        if slots <= capacity:
-            return
-        grown = max(slots, capacity * 3 // 2)
-        # Not beyond what the request can fill, and at once to that when it is near.
-        if slots <= self.limit <= max(grown, slots * 3 // 2):
-            grown = self.limit
-        self._resize(grown)
-
-    def _resize(self, capacity: int) -> None:
-        def resized(old: torch.Tensor) -> torch.Tensor:
-            new = old.new_empty((*old.shape[:2], capacity, *old.shape[3:]))
-            new[:, :, : self.count] = old[:, :, : self.count]
-            return new
-
-        self._keys, self._values, self._positions = map(resized, (self._keys, self._values, self._positions))
-        self._scales = tuple(resized(scales) for scales in self._scales)
-        self._memory = {name: resized(memory) for name, memory in self._memory.items()}
-        self.core = self._as_core_sees()
-        self.tally.peak_bytes = max(self.tally.peak_bytes, self.bytes)
-
-    def _as_core_sees(self) -> KVBuffer | None:
-        batch, heads, capacity, width = self._keys.shape
-        name = STORED.get(self._keys.dtype)
-        if self.device.type != "cpu" or batch != 1 or name is None or self._values.shape[-1] != width:
-            return None
-        scales = [t.data_ptr() for t in self._scales] or [0, 0]
-        return KVBuffer(
-            keys=self._keys.data_ptr(), values=self._values.data_ptr(), key_scales=scales[0], value_scales=scales[1],
-            positions=self._positions.data_ptr(), kv_heads=heads, capacity=capacity, head_dim=width, storage=name,
-        )  # fmt: skip
-
-    def shrink(self, spare: int) -> None:
-        """Gives back slots beyond `spare` free ones, if that is a good part of the buffer."""
-        if self._keys.shape[2] > (self.count + spare) * 5 // 4:
-            self._resize(self.count + spare)
-
-    def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
-        """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once.
-
-        queries: None if the policy has no hooks that want them."""
-        self._pending = (queries, weights)
-        if self.step.parents is None:
-            self.settle(range(self.step.rows))
-
-    def settle(self, accepted: range | list[int]) -> None:
-        """Keeps the accepted rows of the pass, drops the others, lets the policy observe and evict."""
-        if self._pending is None:
-            return
-        (queries, weights), self._pending = self._pending, None
-        start, rows = self.past, len(accepted)
-        whole = rows == self.step.rows
-        if not whole:
-            chosen = torch.as_tensor(accepted, dtype=torch.long, device=self.device)
-            if queries is not None:
-                queries = queries[:, :, chosen]
-            if weights is not None:
-                columns = torch.cat([torch.arange(start, device=self.device), start + chosen])
-                weights = weights[:, :, chosen][..., columns]
-            for buffer in self._buffers:
-                buffer[:, :, start : start + rows] = buffer[:, :, start + chosen]
-            self.count = start + rows
-        self.seen += rows
-        if rows:
-            self.carry = {name: value[:, accepted[-1]] for name, value in self.carried.items()} or self.carry
-        self.carried = {}
-        if self.window is not None:
-            self._leave_window(self.window)
-            return
-        if queries is None:
-            return
-        self.policy.observe(self, queries, weights)
-        if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
-            self._apply(self.policy.evict(self))
-
-    def can_rewind(self, seen: int) -> bool:
-        """Whether all that a query after the first `seen` tokens may see is still held."""
-        if self.count == self.seen or seen == 0:
-            return True
-        return self.window is not None and int(self.positions[0, 0, 0]) <= max(0, seen - self.window)
-
-    def rewind(self, seen: int) -> None:
-        """Drops the slots of all tokens but the first `seen`."""
-        extra = max(0, self.seen - seen)  # a layer that was left out of some passes has seen fewer
-        self.count = max(0, self.count - extra)
-        self.seen -= extra
-
-    def can_try(self, rows: int) -> bool:
-        """Whether so many tokens can be added and taken back, with nothing lost."""
-        return self.window is None or self.count + rows <= self.window + self._overhang(self.window)
-
-    @staticmethod
-    def _overhang(window: int) -> int:
-        return max(window // 2, 64)
-
-    def _leave_window(self, window: int) -> None:
-        """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
-        if self.count > window + self._overhang(window):
-            drop = self.count - window
-            for buffer in self._buffers:
-                buffer[:, :, :window] = buffer[:, :, drop : self.count].clone()
-            self.count = window
-            self.tally.evicted += drop
-
-    def _apply(self, keep: torch.Tensor | None) -> None:
-        if keep is None:
-            return
-        kept = keep.shape[2]
-        for buffer in self._buffers:
-            index = keep if buffer.dim() == 3 else keep[..., None].expand(*keep.shape, buffer.shape[-1])
-            buffer[:, :, :kept] = buffer[:, :, : self.count].gather(2, index)
-        self.tally.evicted += self.count - kept
-        self.count = kept
+__all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step", "StoreGroup"]
 
 
 class KVStore(Cache):
@@ -346,15 +24,49 @@ class KVStore(Cache):
 
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
     precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
+    calibration: what the policy's `calibrate` found, one entry a layer; may be left out.
+    watch: is told what is attended to; see `Trace`.
 
     Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
     """
 
     layers: list[KVLayer]  # type: ignore[assignment]
 
-    def __init__(self, layers: int, policy: AttentionPolicy, limit: int = 0, precision: str | None = None) -> None:
-        self.policy = policy
+    def __init__(
+        self,
+        layers: int,
+        policy: AttentionPolicy,
+        limit: int = 0,
+        precision: str | None = None,
+        calibration: Sequence[dict[str, torch.Tensor]] = (),
+        watch: Watcher | None = None,
+    ) -> None:
+        self.policy, self.watch = policy, watch
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
+        self._tried: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
+        for layer, found in zip(self.layers, calibration, strict=False):
+            layer.calibration = found
+        for layer in self.layers:
+            layer.watch = watch
+
+    @property
+    def stores(self) -> Sequence[KVStore]:
+        """Whose rows a pass over this cache has, in order: its own."""
+        return (self,)
+
+    def fork(self) -> KVStore:
+        """An independent store in the same state, with counts of its own; what is shared is copied when either store
+        writes. Raises RuntimeError while a tree waits for acceptance."""
+        other = KVStore(len(self.layers), self.policy, self.layers[0].limit, watch=self.watch)
+        other.layers = [layer.fork() for layer in self.layers]
+        return other
+
+    def resume(self, other: KVStore, limit: int) -> None:
+        """Takes the state of another store, which goes on independently; limit: as of a new store."""
+        self.layers = [layer.fork() for layer in other.layers]
+        for layer in self.layers:
+            layer.set_limit(limit)
+            layer.watch = self.watch
 
     @property
     def seen(self) -> int:
@@ -363,6 +75,7 @@ class KVStore(Cache):
 
     def begin(self, step: Step) -> None:
         """Announces the next pass to all layers."""
+        self.step = step
         for layer in self.layers:
             layer.step = step
 
@@ -376,9 +89,9 @@ class KVStore(Cache):
         """Takes back all but the first `seen` tokens, or all of them where a layer no longer holds what those that
         follow may see. Returns how many are left.
 
-        Raises CompositionError if the policy has hooks: what it observed can't be taken back."""
-        if not self.policy.plain:
-            raise CompositionError(self.policy.name, "a rewound KV store", "it evicts or selects by what it observed")
+        Raises CompositionError if the policy observes or evicts: what it learned can't be taken back."""
+        if not self.policy.rewinds:
+            raise CompositionError(self.policy.name, "a rewound KV store", "it observes or evicts")
         left = seen if all(layer.can_rewind(seen) for layer in self.layers) else 0
         for layer in self.layers:
             layer.rewind(left)
@@ -387,6 +100,33 @@ class KVStore(Cache):
     def can_try(self, rows: int) -> bool:
         """Whether passes of so many tokens in all can be taken back by `rewind`."""
         return self.policy.plain and all(layer.can_try(rows) for layer in self.layers)
+
+    @contextmanager
+    def trying(self, policy: AttentionPolicy, calibration: Sequence[dict[str, torch.Tensor]] = ()) -> Iterator[None]:
+        """Passes of one token in here go by another policy, and are taken back at the end.
+
+        What that policy keeps of a layer stays for the next time. Both policies must be able to rewind."""
+        seen, own = self.seen, self.policy
+        held = [(layer.notes, layer.calibration, layer.carry, copy(layer.tally)) for layer in self.layers]
+        for layer, (notes, carry) in zip(self.layers, self._tried, strict=False):
+            layer.notes, layer.carry = notes, carry
+        if not self._tried:
+            for layer in self.layers:
+                layer.notes, layer.carry = {}, {}
+        for index, layer in enumerate(self.layers):
+            layer.policy, layer.trying = policy, True
+            layer.calibration = calibration[index] if calibration else {}
+        self.policy = policy
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.rewind(seen)
+            self._tried = [(layer.notes, layer.carry) for layer in self.layers]
+            for layer, kept in zip(self.layers, held, strict=True):
+                layer.policy, layer.trying = own, False
+                layer.notes, layer.calibration, layer.carry, layer.tally = kept
+            self.policy = own
 
     def room(self) -> int:
         """Tokens that the next pass may add; see `AttentionPolicy.room`."""
@@ -397,6 +137,13 @@ class KVStore(Cache):
         """Gives spare memory back after the prompt."""
         for layer in self.layers:
             layer.shrink(spare)
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Tells the policy that the prompt, or a prefix that will be used again, has been read."""
+        for layer in self.layers:
+            if layer.window is None:
+                self.policy.prepare(layer)
 
     def check_attended(self, name: str) -> None:
         """Raises UnsupportedModelError if a layer did not go through tokloom's attention function."""
@@ -416,16 +163,12 @@ class KVStore(Cache):
     @property
     def peak_bytes(self) -> int:
         """The most that was held at the end of a growth step, layer by layer."""
-        return sum(max(layer.tally.peak_bytes, layer.bytes) for layer in self.layers)
+        return sum(layer.slots.peak_bytes for layer in self.layers if layer.is_initialized)
 
     def slots(self) -> dict[str, int]:
-        """Tokens seen, slots held and slots evicted; the last two as the mean of the layers."""
-        n = len(self.layers)
-        return {
-            "seen": self.seen,
-            "held": round(sum(layer.count for layer in self.layers) / n),
-            "evicted": round(sum(layer.tally.evicted for layer in self.layers) / n),
-        }
+        """Tokens seen, slots held and slots evicted; the last two as the mean of layers and KV heads."""
+        held = round(sum(layer.held for layer in self.layers) / len(self.layers))
+        return {"seen": self.seen, "held": held, "evicted": self.seen - held}
 
     def pairs(self) -> dict[str, int]:
         """Pairs of a query row and a slot of a KV head, over all layers: attended, and what dense attention would."""
@@ -433,3 +176,44 @@ class KVStore(Cache):
             "attended": sum(layer.tally.attended for layer in self.layers),
             "attendable": sum(layer.tally.attendable for layer in self.layers),
         }
+
+
+class StoreGroup(Cache):
+    """Several stores in one pass of transformers' modules: each takes, and attends with, its own rows."""
+
+    def __init__(self, stores: Sequence[KVStore]) -> None:
+        self.stores = stores
+        layers = zip(*(store.layers for store in stores), strict=True)
+        super().__init__(layers=[LayerGroup(list(each)) for each in layers])
+
+
+class LayerGroup(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer of a `StoreGroup`."""
+
+    is_sliding = False
+
+    def __init__(self, layers: list[KVLayer]) -> None:
+        self.is_initialized = True
+        self.layers = layers
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Each layer does that itself."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes = [layer.step.rows for layer in self.layers]
+        for layer, keys, values in zip(
+            self.layers, torch.split(key_states, sizes, 2), torch.split(value_states, sizes, 2), strict=True
+        ):
+            layer.update(keys, values)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return max(layer.seen for layer in self.layers)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1

@@ -45,8 +45,13 @@ def generate(
     threads: o.Threads = None,
     attention: o.Attention = "dense",
     predictor: o.Predictor = None,
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
+    search: o.Search = None,
+    verifier: o.Verifier = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -85,6 +90,11 @@ def generate(
         predictor=predictor,
         drafter=drafter,
         drafter_state=drafter_state,
+        rope=rope,
+        denoiser=denoiser,
+        search=search,
+        verifier=verifier,
+        denoising_cache=denoising_cache,
     )
 
     from tokloom.cli import answer, output

@@ -27,7 +27,13 @@ USAGES = {
     "ContextSelector": ASK + "--context ",
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
+    "RotaryScaling": ASK + "--rope ",
+    "Search": ASK + "--search ",
+    "Verifier": ASK + "--search best_of --verifier ",
     "Drafter": ASK + "--drafter ",
+    "DraftSource": ASK + "--drafter dyspec:source=",
+    "Denoiser": ASK + "--denoiser ",
+    "DenoisingCache": ASK + "--denoising-cache ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }

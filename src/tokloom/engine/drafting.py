@@ -136,16 +136,12 @@ class Drafting:
             tree = _permitted(tree, matcher, prediction.vocabulary.size)
         tree = tree.top(most + len(certain), depth)
         gains = list(accumulate(sorted(tree.chances[len(certain) :], reverse=True)))
-        best, size = self.MARGIN * rows / self.curve.relative(rows), 0
-        for width in WIDTHS:
-            nodes = min(width - rows, len(gains))
-            if nodes < 1:
-                continue
-            rate = (rows + self.trust * gains[nodes - 1]) / self.curve.relative(nodes + rows)
+        cost = self.curve.table
+        best, size = self.MARGIN * rows / cost[rows], 0
+        for nodes, gain in enumerate(gains, 1):
+            rate = (rows + self.trust * gain) / cost[rows + nodes]
             if rate > best:
                 best, size = rate, nodes
-            if nodes == len(gains):
-                break
         return tree.top(size + len(certain), depth) if size < len(gains) else tree
 
     def learn(self, seen: Verified, tree: DraftTree, certain: int = 0) -> None:

@@ -1,0 +1,259 @@
+#include "selection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "attention_block.h"
+#include "linear.h"
+
+namespace tokloom {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr std::size_t kBlock = kMostSlots;
+constexpr std::size_t kSmallWork = 1 << 17;  // multiply-adds below which a second thread costs more than it saves
+
+std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+std::size_t divide_up(std::size_t n, std::size_t by) { return (n + by - 1) / by; }
+
+// Queries that are scored against the same keys: those of a KV head's group that have a say, of all rows or, with an
+// index per row, of one.
+struct Unit {
+  std::size_t head, first, count;  // queries [first, first + count) of Plan::members
+  std::size_t row;                 // of the index
+};
+
+struct Plan {
+  std::vector<Unit> units;
+  std::vector<std::size_t> members;  // head * rows + row
+  std::vector<float> queries, raw, parts, shifts;
+};
+
+class Scoring {
+ public:
+  Scoring(const ScoreCall& call, Plan& plan) : call_(call), plan_(plan), kernels_(attention_kernels()) {
+    places_ = call.index ? call.chosen : call.count;
+    padded_ = round_up(call.width, kWidest);
+    group_ = call.heads / call.kv_heads;
+    block_ = call.storage == Storage::f32    ? kernels_.score_f32
+             : call.storage == Storage::bf16 ? kernels_.score_bf16
+             : call.storage == Storage::int8 ? kernels_.score_int8
+                                             : kernels_.score_int4;
+    row_bytes_ = row_bytes(call.storage, call.width);
+  }
+
+  void run() {
+    lay_out();
+    plan_.raw.resize(call_.heads * call_.rows * places_);
+    const std::size_t blocks = divide_up(places_, kBlock), work = plan_.members.size() * places_ * call_.width;
+    threads_ = work < kSmallWork ? 1 : call_.threads;
+    if (places_ == 0) return;
+    call_.split(plan_.units.size() * blocks, 1, threads_, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i) compute(plan_.units[i / blocks], i % blocks * kBlock);
+    });
+    if (call_.reduce == Reduce::mass)
+      call_.split(plan_.members.size(), 1, threads_, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) normalize(plan_.members[i]);
+      });
+    const std::size_t results = call_.shared ? 1 : call_.kv_heads;
+    call_.split(results * call_.rows * blocks, 1, threads_, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i) {
+        const std::size_t result = i / blocks, at = i % blocks * kBlock;
+        reduce(result / call_.rows, result % call_.rows, at, std::min(at + kBlock, places_));
+      }
+    });
+  }
+
+ private:
+  bool used(std::size_t head, std::size_t row) const { return !call_.use || call_.use[head * call_.rows + row]; }
+
+  void lay_out() {
+    plan_.units.clear();
+    plan_.members.clear();
+    const bool per_row = call_.index && call_.index_rows > 1;
+    const std::size_t units = per_row ? call_.rows : 1;
+    for (std::size_t head = 0; head < call_.kv_heads; ++head)
+      for (std::size_t u = 0; u < units; ++u) {
+        Unit unit{head, plan_.members.size(), 0, u};
+        for (std::size_t h = head * group_; h < (head + 1) * group_; ++h)
+          for (std::size_t row = per_row ? u : 0; row < (per_row ? u + 1 : call_.rows); ++row)
+            if (used(h, row)) plan_.members.push_back(h * call_.rows + row);
+        unit.count = plan_.members.size() - unit.first;
+        if (unit.count) plan_.units.push_back(unit);
+      }
+    plan_.queries.assign(plan_.members.size() * padded_, 0.0f);
+    for (std::size_t i = 0; i < plan_.members.size(); ++i) {
+      const std::size_t h = plan_.members[i] / call_.rows, row = plan_.members[i] % call_.rows;
+      const float* from = call_.queries + h * call_.query_head_stride + row * call_.query_row_stride;
+      for (std::size_t k = 0; k < call_.width; ++k) plan_.queries[i * padded_ + k] = from[k] * call_.scale;
+    }
+    if (!call_.centres) return;
+    plan_.shifts.assign(plan_.members.size(), 0.0f);
+    for (std::size_t i = 0; i < plan_.members.size(); ++i) {
+      const float* centre = call_.centres + plan_.members[i] / call_.rows / group_ * call_.width;
+      for (std::size_t k = 0; k < call_.width; ++k) plan_.shifts[i] += plan_.queries[i * padded_ + k] * centre[k];
+    }
+  }
+
+  const std::int64_t* listed(std::size_t head, std::size_t row) const {
+    return call_.index + ((call_.index_heads > 1 ? head : 0) * call_.index_rows + row) * call_.chosen;
+  }
+
+  std::int64_t end_of(std::size_t row) const { return call_.ends ? call_.ends[row] : static_cast<std::int64_t>(call_.count); }
+
+  void compute(const Unit& unit, std::size_t at) {
+    static thread_local std::vector<float> floats;
+    std::size_t offsets[kBlock];
+    float scales[kBlock];
+    const std::size_t n = std::min(kBlock, places_ - at), stride = kBlock + kWidest;
+    floats.resize(attention_scratch(padded_) + unit.count * stride);
+    const std::int64_t* index = call_.index ? listed(unit.head, unit.row) + at : nullptr;
+    const float* key_scales = call_.key_scales ? call_.key_scales + unit.head * call_.head_stride : nullptr;
+    for (std::size_t i = 0; i < round_up(n, kWidest); ++i) {
+      const std::size_t place = std::min(i, n - 1);
+      const std::size_t slot = index ? static_cast<std::size_t>(std::max<std::int64_t>(index[place], 0)) : at + place;
+      offsets[i] = slot * row_bytes_;
+      if (key_scales) scales[i] = key_scales[slot];
+    }
+    AttentionBlock block{};
+    block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.head_stride * row_bytes_;
+    block.values = block.keys;  // only fetched, where slots are scattered
+    block.offsets = offsets;
+    block.key_scales = scales;
+    block.slots = n;
+    block.row_bytes = row_bytes_;
+    block.queries = plan_.queries.data() + unit.first * padded_;
+    block.shifts = call_.centres ? plan_.shifts.data() + unit.first : nullptr;
+    block.count = unit.count;
+    block.rows = unit.count;
+    block.head_dim = call_.width;
+    block.padded = padded_;
+    block.scratch = floats.data();
+    block.scores = floats.data() + attention_scratch(padded_);
+    block.stride = stride;
+    block_(block);
+    for (std::size_t i = 0; i < unit.count; ++i) {
+      const std::size_t member = plan_.members[unit.first + i];
+      const std::int64_t end = end_of(member % call_.rows);
+      const float* from = block.scores + i * stride;
+      float* to = plan_.raw.data() + member * places_ + at;
+      for (std::size_t s = 0; s < n; ++s) {
+        const std::int64_t slot = index ? index[s] : static_cast<std::int64_t>(at + s);
+        to[s] = slot >= call_.begin && slot < end ? from[s] : -kInfinity;
+      }
+    }
+  }
+
+  void normalize(std::size_t member) {
+    float* scores = plan_.raw.data() + member * places_;
+    const float largest = *std::max_element(scores, scores + places_);
+    if (largest == -kInfinity) return;
+    kernels_.probabilities(scores, places_, largest, 1.0f, scores, nullptr);
+    double sum = 0;
+    for (std::size_t at = 0; at < places_; at += kBlock) {
+      float part = 0;
+      for (std::size_t s = at; s < std::min(at + kBlock, places_); ++s) part += scores[s];
+      sum += part;
+    }
+    const float inverse = static_cast<float>(1 / sum);
+    for (std::size_t s = 0; s < places_; ++s) scores[s] *= inverse;
+  }
+
+  void reduce(std::size_t result, std::size_t row, std::size_t begin, std::size_t end) {
+    float* out = call_.out + (result * call_.rows + row) * places_;
+    std::fill(out + begin, out + end, -kInfinity);
+    const std::size_t first = call_.shared ? 0 : result * group_, last = call_.shared ? call_.heads : first + group_;
+    bool any = false;
+    for (std::size_t h = first; h < last; ++h) {
+      if (!used(h, row)) continue;
+      const float* from = plan_.raw.data() + (h * call_.rows + row) * places_;
+      if (!any) {
+        std::copy(from + begin, from + end, out + begin);
+      } else if (call_.reduce == Reduce::most) {
+        for (std::size_t s = begin; s < end; ++s) out[s] = std::max(out[s], from[s]);
+      } else {
+        for (std::size_t s = begin; s < end; ++s) out[s] += from[s];
+      }
+      any = true;
+    }
+    if (call_.reduce != Reduce::mass) return;
+    // A softmax has zeros where nothing may be chosen.
+    const std::int64_t limit = end_of(row);
+    const std::int64_t* index = call_.index ? listed(call_.shared ? 0 : result, call_.index_rows > 1 ? row : 0) : nullptr;
+    for (std::size_t s = begin; s < end; ++s) {
+      const std::int64_t slot = index ? index[s] : static_cast<std::int64_t>(s);
+      if (slot < call_.begin || slot >= limit) out[s] = -kInfinity;
+    }
+  }
+
+  const ScoreCall& call_;
+  Plan& plan_;
+  const AttentionKernels& kernels_;
+  void (*block_)(const AttentionBlock&);
+  std::size_t places_, padded_, group_, row_bytes_;
+  int threads_ = 1;
+};
+
+// Floats in an order of unsigned integers; -inf and NaN come first.
+std::uint32_t rank_of(float x) {
+  if (!(x > -kInfinity)) return 0;
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+void choose_row(const float* scores, std::size_t width, std::size_t k, std::int64_t* out) {
+  static thread_local std::vector<std::uint32_t> ranks, border;
+  constexpr std::size_t kBins = 1 << 11;
+  std::uint32_t counts[kBins] = {};
+  ranks.resize(width);
+  std::size_t finite = 0;
+  for (std::size_t i = 0; i < width; ++i) {
+    ranks[i] = rank_of(scores[i]);
+    ++counts[ranks[i] >> 21];
+    finite += ranks[i] != 0;
+  }
+  const std::size_t wanted = std::min(k, finite);
+  std::fill(out + wanted, out + k, -1);
+  if (wanted == 0) return;
+  std::size_t bin = kBins - 1, above = 0;
+  while (above + counts[bin] < wanted) above += counts[bin--];
+  // Within the border's bin the place of the last one that is taken decides.
+  border.clear();
+  for (std::size_t i = 0; i < width; ++i)
+    if (ranks[i] >> 21 == bin && ranks[i]) border.push_back(ranks[i]);
+  const std::size_t place = wanted - above - 1;
+  std::nth_element(border.begin(), border.begin() + static_cast<std::ptrdiff_t>(place), border.end(),
+                   [](std::uint32_t a, std::uint32_t b) { return a > b; });
+  const std::uint32_t least = border[place];
+  std::size_t higher = 0;
+  for (std::size_t i = 0; i < width; ++i) higher += ranks[i] > least;
+  std::size_t equal = wanted - higher, n = 0;
+  for (std::size_t i = 0; i < width && n < wanted; ++i) {
+    if (ranks[i] > least) {
+      out[n++] = static_cast<std::int64_t>(i);
+    } else if (ranks[i] == least && equal) {
+      out[n++] = static_cast<std::int64_t>(i);
+      --equal;
+    }
+  }
+}
+
+}  // namespace
+
+void score_slots(const ScoreCall& call) {
+  static thread_local Plan plan;
+  Scoring(call, plan).run();
+}
+
+void choose(const float* scores, std::size_t rows, std::size_t width, std::size_t k, std::int64_t* out, int threads,
+            ParallelFor split) {
+  split(rows, 1, rows * width < kSmallWork ? 1 : threads, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) choose_row(scores + row * width, width, k, out + row * k);
+  });
+}
+
+}  // namespace tokloom

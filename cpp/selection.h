@@ -1,0 +1,50 @@
+// What decides which slots a query attends to: scores of many keys against few queries, and the best of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "attention.h"
+#include "pool.h"
+
+namespace tokloom {
+
+// How the scores of the query heads that share a result become one.
+enum class Reduce {
+  most,  // the largest
+  sum,
+  mass,  // the sum of each head's softmax over the slots that its row may choose
+};
+
+struct ScoreCall {
+  const float* queries;  // (heads, rows, width); strides in floats
+  std::size_t query_head_stride, query_row_stride;
+  std::size_t heads, kv_heads, rows, width;
+  const void* keys;  // (kv_heads, *, width) of `storage`, `head_stride` keys between KV heads
+  Storage storage;
+  std::size_t head_stride, count;     // keys [0, count) are scored
+  const float* key_scales = nullptr;  // int8 only: (kv_heads, *), `head_stride` apart
+  const float* centres = nullptr;     // int4, optional: (kv_heads, width) that is to be added to every key
+  float scale;
+  // Row r may choose slots of [begin, ends[r]); all others score -inf. With an index this holds for what it lists.
+  std::int32_t begin = 0;
+  const std::int32_t* ends = nullptr;  // (rows); nullptr: count
+  // Optional: the slots that are scored, -1 for none; then results have a place for each of these.
+  const std::int64_t* index = nullptr;  // (kv_heads or 1, rows or 1, chosen)
+  std::size_t chosen = 0, index_heads = 1, index_rows = 1;
+  const std::uint8_t* use = nullptr;  // (heads, rows): which heads have a say; nullptr: all
+  Reduce reduce = Reduce::most;
+  bool shared = false;  // one result for all KV heads
+  float* out;           // (shared ? 1 : kv_heads, rows, index ? chosen : count)
+  int threads = 1;
+  ParallelFor split = parallel_for;
+};
+
+void score_slots(const ScoreCall& call);
+
+// The places of the k largest of each row of (rows, width), ascending; -1 at the end where fewer are above -inf. Equal
+// ones are taken from the front. out (rows, k).
+void choose(const float* scores, std::size_t rows, std::size_t width, std::size_t k, std::int64_t* out, int threads,
+            ParallelFor split);
+
+}  // namespace tokloom

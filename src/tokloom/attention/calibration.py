@@ -1,0 +1,91 @@
+"""What a policy must know about a model, found once from a text and kept in the cache directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load, save
+
+from tokloom import registry
+from tokloom.atomic import write_atomic
+from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.kv_store import KVStore
+from tokloom.attention.stage import AttentionPolicy, Calibration
+from tokloom.attention.step import Step
+from tokloom.models.cache import cache_dir
+
+if TYPE_CHECKING:
+    from tokloom.models.language_model import LanguageModel
+
+TOKENS = 2048
+"""Most tokens of the calibration text that are read."""
+
+Pass = Callable[[KVStore, list[int], Step], torch.Tensor]
+"""Runs tokens through the model over a store: logits (rows, vocabulary)."""
+
+
+def text() -> str:
+    """The bundled calibration text: prose of the public domain in which names and figures recur."""
+    return (files("tokloom.attention") / "calibration.txt").read_text(encoding="utf-8")
+
+
+class _Observed(AttentionPolicy):
+    """Dense attention that hands every layer to another policy's `calibrate`."""
+
+    name = "calibration"
+    needs = ("queries", "keys")
+
+    def __init__(self, policy: AttentionPolicy, layers: int) -> None:
+        self.policy = policy
+        self.found: Calibration = [{} for _ in range(layers)]
+
+    def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
+        self.found[layer.index] = self.policy.calibrate(layer, queries)
+
+
+def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> Calibration:
+    """The policy's calibration for this model: from the cache directory if it was made before."""
+    key = policy.calibration_key
+    held: Calibration | None = model.calibrations.get(key)
+    if held is not None:
+        return held
+    layers = model.model.config.get_text_config().num_hidden_layers
+    tokens = model.encode(text())[: min(TOKENS, model.window)]
+    path = cache_dir() / "calibrations" / f"{_fingerprint(model, key, tokens, layers, run)}.safetensors"
+    found = _read(path.read_bytes(), layers) if path.is_file() else None
+    if found is None:
+        observed = _Observed(policy, layers)
+        run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True))
+        found = policy.conclude(observed.found)
+        flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
+        write_atomic(path, save(flat, {"key": key}))
+    found = [{name: t.to(model.device) for name, t in part.items()} for part in found]
+    model.calibrations[key] = found
+    return found
+
+
+def _fingerprint(model: LanguageModel, key: str, tokens: list[int], layers: int, run: Pass) -> str:
+    """Tells models apart, fine-tuned ones too: by what they make of the first tokens."""
+    some = tokens[:64]
+    logits = run(KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True))
+    rope = None if model.rope is None else registry.spec_of(model.rope)
+    identity = [type(model.model).__name__, rope, layers, key, logits.argmax(-1).tolist(), tokens]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def _read(data: bytes, layers: int) -> Calibration | None:
+    """None if the file is damaged: it is made anew then."""
+    try:
+        flat = load(data)
+        found: Calibration = [{} for _ in range(layers)]
+        for key, tensor in flat.items():
+            index, _, name = key.partition(".")
+            found[int(index)][name] = tensor
+    except (ValueError, IndexError, OSError):
+        return None
+    return found

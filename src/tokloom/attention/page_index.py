@@ -1,0 +1,68 @@
+"""What a policy knows of each page of consecutive slots, made once a page is full and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from tokloom.attention.kv_layer import KVLayer
+
+
+class PageIndex:
+    """Entries of full pages of `size` slots: (batch, kv_heads, pages, width), grown by half when it is full.
+
+    Only slots of the past are in it, which are part of the text for good.
+    """
+
+    def __init__(self, size: int, describe: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """`describe` makes entries (batch, kv_heads, pages, width) of keys (batch, kv_heads, pages, size, head_dim)."""
+        self.size, self._describe = size, describe
+        self.count = 0
+        self._held: torch.Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, layer: KVLayer, name: str, size: int, describe: Callable[[torch.Tensor], torch.Tensor], span: int
+    ) -> PageIndex:
+        """The layer's index of that name, with all full pages among the first `span` slots."""
+        index = layer.notes.get(name)
+        if index is None:
+            index = layer.notes[name] = cls(size, describe)
+        index._extend(layer, span)
+        return index
+
+    @property
+    def entries(self) -> torch.Tensor:
+        """(batch, kv_heads, pages, width), a view."""
+        assert self._held is not None  # `of` makes it
+        return self._held[:, :, : self.count]
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self._held is None else self._held.numel() * self._held.element_size()
+
+    def rewind(self, slots: int) -> None:
+        """Forgets pages with slots from `slots` on."""
+        self.count = min(self.count, slots // self.size)
+
+    def fork(self) -> PageIndex:
+        """An independent copy."""
+        other = PageIndex(self.size, self._describe)
+        other.count, other._held = self.count, None if self._held is None else self._held.clone()
+        return other
+
+    def _extend(self, layer: KVLayer, span: int) -> None:
+        pages = span // self.size
+        if pages <= self.count and self._held is not None:
+            return
+        keys = layer.key_range(self.count * self.size, pages * self.size)
+        new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, keys.shape[-1]))
+        if self._held is None or self._held.shape[2] < pages:
+            room = max(pages, 64, self.count * 3 // 2)
+            grown = new.new_empty(*new.shape[:2], room, new.shape[-1])
+            if self._held is not None:
+                grown[:, :, : self.count] = self._held[:, :, : self.count]
+            self._held = grown
+        self._held[:, :, self.count : pages] = new
+        self.count = pages

@@ -1,0 +1,174 @@
+"""Scores of slots against queries and the best of them: in the C++ core where it can, else in torch.
+
+Slots of a selecting policy are never evicted, so that a slot's index is its position in the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from tokloom._core import choose_slots
+from tokloom._core import score_slots as core_score_slots
+from tokloom.attention.kv_layer import KVLayer
+
+Reduce = Literal["most", "sum", "mass"]
+"""How query heads become one score: the largest, the sum, or the sum of their softmaxes."""
+
+
+@dataclass
+class Span:
+    """What each row may choose: the slots [begin, ends[row]).
+
+    ends: int32 (rows,), on the CPU; last: the largest of them."""
+
+    begin: int
+    ends: torch.Tensor
+    last: int
+
+
+@dataclass
+class Scores:
+    """Scores of items, each of which stands for one slot or for a page of `page` consecutive ones.
+
+    values: float32 (batch, kv_heads or 1, rows, items); -inf for what may not be chosen, inf for what always is.
+    slots: which slot (or page) each item is, int64 and as `values` but for sizes of 1; None: item i is i.
+    span: of pages: slots outside it are left out of a page that is taken.
+    shares: the values are shares of attention, or sums of them; else logits.
+    """
+
+    values: torch.Tensor
+    slots: torch.Tensor | None = None
+    page: int = 1
+    span: Span | None = None
+    shares: bool = False
+
+
+def score_slots(
+    layer: KVLayer,
+    queries: torch.Tensor,
+    span: Span,
+    *,
+    keys: torch.Tensor | None = None,
+    scale: float | None = None,
+    reduce: Reduce = "most",
+    shared: bool = False,
+    among: torch.Tensor | None = None,
+    use: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """scale * q k^T, reduced over the query heads that share a result.
+
+    Args:
+        queries: float32 (batch, heads, rows, width).
+        keys: what is scored instead of the layer's keys, float32 (batch, kv_heads, items >= span.last, width), the
+            last dimension contiguous: an index of the policy's own.
+        scale: 1 / sqrt(width) if left out.
+        shared: one result for all KV heads.
+        among: int64 (batch, kv_heads or 1, rows or 1, chosen): only these are scored, -1 for none.
+        use: bool (heads, rows), which query heads have a say.
+
+    Returns:
+        float32 (batch, kv_heads or 1, rows, span.last or chosen); -inf outside the span.
+    """
+    batch, heads, rows, width = queries.shape
+    scale = width**-0.5 if scale is None else scale
+    core = layer.core is not None and layer.holes is None and queries.dtype == torch.float32 and batch == 1
+    if not core or (keys is not None and keys.dtype != torch.float32):
+        compared = layer.keys if keys is None else keys
+        holes = layer.holes if keys is None else None
+        compared = (compared if among is not None else compared[:, :, : span.last]).float()
+        return _scores(compared, queries.float(), span, scale, reduce, shared, among, use, holes)
+    kv_heads = layer.kv_heads
+    if keys is None:
+        held = layer.slots.core_arguments
+        stored: dict[str, Any] = {"keys": held["keys"], "storage": held["storage"], "key_scales": held["key_scales"],
+                  "centres": held["centres"], "head_stride": held["capacity"]}  # fmt: skip
+    else:
+        stored = {"keys": keys.data_ptr(), "storage": "fp32", "head_stride": keys.stride(1) // width}
+    queries = queries.contiguous()
+    places = span.last if among is None else among.shape[-1]
+    out = torch.empty(1, 1 if shared else kv_heads, rows, places)
+    listed: dict[str, Any] = {}
+    if among is not None:
+        among = among.contiguous()
+        listed = {
+            "index": among.data_ptr(), "chosen": places, "index_heads": among.shape[1], "index_rows": among.shape[2]
+        }  # fmt: skip
+    use = use.contiguous() if use is not None else None
+    core_score_slots(
+        queries=queries.data_ptr(), query_strides=(rows * width, width), heads=heads, kv_heads=kv_heads, rows=rows,
+        width=width, count=span.last, scale=scale, out=out.data_ptr(), threads=torch.get_num_threads(),
+        begin=span.begin, ends=span.ends.data_ptr(), use=use.data_ptr() if use is not None else 0, reduce=reduce,
+        shared=shared, **stored, **listed,
+    )  # fmt: skip
+    return out
+
+
+def _scores(
+    keys: torch.Tensor,
+    queries: torch.Tensor,
+    span: Span,
+    scale: float,
+    reduce: Reduce,
+    shared: bool,
+    among: torch.Tensor | None,
+    use: torch.Tensor | None,
+    holes: torch.Tensor | None,
+) -> torch.Tensor:
+    """As `score_slots`, by torch. holes: of each KV head, (batch, kv_heads), which score -inf."""
+    batch, _, rows, width = queries.shape
+    kv_heads, count = keys.shape[1:3]
+    grouped = queries.view(batch, kv_heads, -1, rows, width)
+    slots = torch.arange(count, device=keys.device)
+    if among is None:
+        raw = grouped @ keys[:, :, None].transpose(-1, -2)  # (batch, kv_heads, group, rows, count)
+        inside = (slots >= span.begin) & (slots < span.ends.to(keys.device)[:, None])
+        inside = inside.expand(batch, kv_heads, rows, count)
+        listed = slots.expand(batch, kv_heads, rows, count)
+    else:
+        listed = among.expand(batch, kv_heads, rows, among.shape[-1])
+        chosen = keys[:, :, None].expand(-1, -1, rows, -1, -1).gather(
+            3, listed.clamp_min(0)[..., None].expand(*listed.shape, width)
+        )  # fmt: skip
+        raw = torch.einsum("bhgrd,bhrcd->bhgrc", grouped, chosen)
+        inside = (listed >= span.begin) & (listed < span.ends.to(keys.device)[:, None])
+    if holes is not None:
+        inside = inside & (listed >= holes[..., None, None])
+    raw = raw * scale
+    raw = raw.masked_fill(~inside[:, :, None], -torch.inf)
+    if reduce == "mass":
+        raw = raw.softmax(-1).nan_to_num(0)
+    neutral = -torch.inf if reduce == "most" else 0.0
+    if use is not None:
+        heard = use.view(kv_heads, -1, rows)
+        raw = raw.masked_fill(~heard[None, ..., None], neutral)
+        heard = heard.any(1).any(0, keepdim=True) if shared else heard.any(1)
+        inside = inside & heard[None, ..., None]
+    dims = (1, 2) if shared else (2,)
+    out = raw.amax(dims) if reduce == "most" else raw.sum(dims)
+    if shared:
+        out, inside = out[:, None], inside.any(1, keepdim=True)
+    return out.masked_fill(~inside, -torch.inf)
+
+
+def largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """Places of the k largest in the last dimension, int64 (..., k), ascending; -1 at the end where fewer are above
+    -inf. Equal ones are taken from the front.
+
+    values: float32."""
+    width = values.shape[-1]
+    if values.device.type == "cpu" and values.dtype == torch.float32:
+        values = values.contiguous()
+        out = torch.empty(*values.shape[:-1], k, dtype=torch.long)
+        choose_slots(
+            scores=values.data_ptr(), rows=values.shape[:-1].numel(), width=width, k=k, out=out.data_ptr(),
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+    order = values.sort(dim=-1, descending=True, stable=True)
+    places = order.indices[..., :k].masked_fill(order.values[..., :k] == -torch.inf, width)
+    places = places.sort(-1).values
+    places = places.masked_fill(places == width, -1)
+    return torch.nn.functional.pad(places, (0, k - places.shape[-1]), value=-1)

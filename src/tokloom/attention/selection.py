@@ -1,0 +1,304 @@
+"""Selection over a full cache, in three parts that can be exchanged: scorer, picker, schedule.
+
+A scorer rates the slots of the past against the queries (exactly, or over a small index), a picker takes some of them,
+a schedule says where and when that is done anew. A method is a `Selecting` policy whose own parts are its paper's; any
+part of it can be that of another one: ``fasa:picker=top_p``, ``select:scorer=quest,schedule=tidal_decode``, or with
+options of its own ``select:scorer="fasa:chunks=8"``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from tokloom import registry
+from tokloom.attention.scores import Scores, Span, largest, score_slots
+from tokloom.attention.stage import AttentionPolicy, Calibration
+from tokloom.errors import SpecError
+
+if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import KVLayer
+
+
+class Part(ABC):
+    """One of the three. Immutable, with a `repr` that says what it does; what it keeps of a layer lies in the layer."""
+
+    calibrates: ClassVar[bool] = False
+    """It has a `calibrate`."""
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `AttentionPolicy.calibrate`."""
+        return {}
+
+    def conclude(self, found: Calibration) -> Calibration:
+        """As `AttentionPolicy.conclude`."""
+        return found
+
+
+class Scorer(Part):
+    """Rates slots."""
+
+    @abstractmethod
+    def score(
+        self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
+    ) -> Scores:
+        """Scores of the slots that each row may choose.
+
+        Args:
+            queries: (batch, heads, rows, head_dim), rotated.
+            budget: how many slots will be picked; for scorers that first narrow down.
+            among: int64 (batch, kv_heads or 1, rows or 1, n), -1 for none: score these slots only. A scorer of pages
+                need not serve it: see `by_slot`.
+        """
+
+    by_slot: ClassVar[bool] = True
+    """Serves `among`, so that other scorers can narrow down for it."""
+
+
+class Picker(Part):
+    """Takes slots by their scores."""
+
+    @abstractmethod
+    def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
+        """At most `budget` slots of each row: int64 (batch, kv_heads or 1, rows, n), -1 for none, each slot once."""
+
+
+class Schedule(Part):
+    """Says when slots are picked anew."""
+
+    @abstractmethod
+    def choose(self, layer: KVLayer, queries: torch.Tensor, fresh: Callable[[], torch.Tensor]) -> torch.Tensor | None:
+        """What the picker gave for these rows, now or earlier: int64 (batch, kv_heads or 1, rows, n).
+
+        queries: (batch, heads, rows, head_dim), or a prompt chunk's probe as one row.
+        fresh: picks anew, for all rows.
+
+        None: this layer attends densely."""
+
+
+@dataclass(frozen=True)
+class ExactScores(Scorer):
+    """The attention's own scores q k / sqrt(d): the sum of the softmaxes of the heads that share a choice.
+
+    shared: one choice for all KV heads.
+    """
+
+    shared: bool = False
+
+    def score(
+        self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
+    ) -> Scores:
+        shared = self.shared and (among is None or among.shape[1] == 1)
+        values = score_slots(layer, queries, span, reduce="mass", shared=shared, among=among)
+        return Scores(values, among, shares=True)
+
+
+@dataclass(frozen=True)
+class TopK(Picker):
+    """The best `budget` slots, or as many pages as are in the budget."""
+
+    def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
+        k = min(budget // scores.page, scores.values.shape[-1])
+        return slots_of(scores, largest(scores.values, k))
+
+
+@dataclass(frozen=True)
+class Always(Schedule):
+    """In every layer, for every token."""
+
+    def choose(self, layer: KVLayer, queries: torch.Tensor, fresh: Callable[[], torch.Tensor]) -> torch.Tensor | None:
+        return fresh()
+
+
+def slots_of(scores: Scores, places: torch.Tensor) -> torch.Tensor:
+    """The slots of picked items: `places` int64 (batch, kv_heads or 1, rows, k), -1 for none."""
+    if scores.slots is not None:
+        slots = scores.slots.expand(*places.shape[:-1], scores.slots.shape[-1])
+        places = slots.gather(-1, places.clamp_min(0)).masked_fill(places < 0, -1)
+    if scores.page == 1:
+        return places
+    within = torch.arange(scores.page, device=places.device)
+    slots = (places[..., None] * scores.page + within).flatten(-2)
+    span = scores.span
+    if span is None:
+        return slots.masked_fill(slots < 0, -1)
+    ends = span.ends.to(slots.device)[:, None]
+    return slots.masked_fill((slots < span.begin) | (slots >= ends), -1)
+
+
+def best_first(scores: Scores, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best items within the budget in falling order, and what share of the attention between sinks and local
+    window each has by its score.
+
+    Returns:
+        places, int64 (batch, kv_heads or 1, rows, k), -1 for none, and shares, float32 of that shape: each row's sum
+        to at most 1. What is always taken comes first, with a share of 0.
+    """
+    values = scores.values
+    places = largest(values, min(budget // scores.page, values.shape[-1]))
+    taken = values.gather(-1, places.clamp_min(0)).masked_fill(places < 0, -torch.inf)
+    taken, order = taken.sort(dim=-1, descending=True)
+    places = places.gather(-1, order)
+    rated = values.masked_fill(values == torch.inf, -torch.inf)
+    taken = taken.masked_fill(taken == torch.inf, -torch.inf)
+    if scores.shares:
+        total = rated.clamp_min(0).sum(-1, keepdim=True).clamp_min(1e-30)
+        return places, taken.clamp_min(0) / total
+    highest = rated.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
+    total = (rated - highest).exp().sum(-1, keepdim=True).clamp_min(1e-30)
+    return places, (taken - highest).exp() / total
+
+
+def prefix(places: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """The first `keep` places of each row, int64 (batch, kv_heads or 1, rows): -1 after them, no wider than needed."""
+    width = int(keep.max()) if keep.numel() else 0
+    rank = torch.arange(width, device=places.device)
+    return places[..., :width].masked_fill(rank >= keep[..., None], -1)
+
+
+@pydantic_dataclass(
+    frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+)
+class Selecting(AttentionPolicy):
+    """Attends to sinks, a local window and what its parts choose between them; keeps every key and value.
+
+    The rows of a draft tree choose one by one, so that speculation changes no token.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("queries", "keys")
+
+    budget: int = Field(default=256, ge=3)
+    """Tokens that a query attends to per KV head, itself included."""
+    sink: int = Field(default=4, ge=0)
+    """First tokens of the text, always attended."""
+    local: int = Field(default=32, ge=1)
+    """Last tokens, always attended; the query itself is one of them."""
+    dense_layers: int = Field(default=0, ge=0)
+    """Layers from the first on that attend to everything."""
+    prompt: bool = Field(default=False)
+    """Select in the prompt too, once for each chunk by its mean query; else the prompt attends to everything."""
+    scorer: str | None = Field(default=None)
+    """The method whose scorer is used instead of this one's own."""
+    picker: str | None = Field(default=None)
+    """The method whose picker is used."""
+    schedule: str | None = Field(default=None)
+    """The method whose schedule is used."""
+
+    def __post_init__(self) -> None:
+        name = getattr(self, "name", "select")
+        if self.budget <= self.sink + self.local:
+            raise SpecError(
+                f"{name}:budget", self.budget, f"more than sink + local ({self.sink} + {self.local})",
+                "Raise the budget, or lower sink and local.",
+            )  # fmt: skip
+        _ = self._scorer, self._picker, self._schedule  # a wrong name is refused here, not in the first request
+
+    # --- the parts
+
+    def own_scorer(self) -> Scorer:
+        return ExactScores()
+
+    def own_picker(self) -> Picker:
+        return TopK()
+
+    def own_schedule(self) -> Schedule:
+        return Always()
+
+    def probe(self, queries: torch.Tensor) -> torch.Tensor:
+        """What a prompt chunk asks with, (batch, heads, 1, head_dim), made of its rows' queries."""
+        return queries.mean(2, keepdim=True)
+
+    def _other(self, part: str) -> Selecting:
+        spec = getattr(self, part)
+        return self if spec is None else registry.build(spec, Selecting, f"{self.name}:{part}")
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._other("scorer").own_scorer()
+
+    @cached_property
+    def _picker(self) -> Picker:
+        return self._other("picker").own_picker()
+
+    @cached_property
+    def _schedule(self) -> Schedule:
+        return self._other("schedule").own_schedule()
+
+    @property
+    def _calibrating(self) -> list[Part]:
+        return [part for part in (self._scorer, self._picker, self._schedule) if part.calibrates]
+
+    # --- hooks
+
+    def room(self, seen: int) -> int:
+        # Drafted tokens must all lie in the local window of the last one, and all on one side of the budget.
+        return self.local if seen >= self.budget else min(self.local, self.budget - seen)
+
+    @property
+    def calibrates(self) -> bool:
+        return bool(self._calibrating)
+
+    @property
+    def calibration_key(self) -> str:
+        return "; ".join(map(repr, self._calibrating))
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: found for part in self._calibrating for name, found in part.calibrate(layer, queries).items()}
+
+    def conclude(self, found: Calibration) -> Calibration:
+        for part in self._calibrating:
+            found = part.conclude(found)
+        return found
+
+    def select(self, layer: KVLayer, queries: torch.Tensor) -> torch.Tensor | None:
+        step = layer.step
+        if layer.seen + 1 <= self.budget or layer.index < self.dense_layers:
+            return None
+        chunk = step.prompt and step.rows > 1
+        if chunk:
+            if not self.prompt:
+                return None
+            queries = self.probe(queries)  # one choice for all rows of the chunk
+
+        def fresh() -> torch.Tensor:
+            span = self._span(layer, 1 if chunk else step.rows)
+            left = self.budget - self.sink - self.local
+            if span.last <= span.begin:
+                return torch.full((queries.shape[0], 1, queries.shape[2], 1), -1, device=queries.device)
+            return self._picker.pick(layer, self._scorer.score(layer, queries, span, left), left)
+
+        middle = self._schedule.choose(layer, queries, fresh)
+        if middle is None:
+            return None
+        ends = self._ends(layer, queries.shape[2])
+        return torch.cat([ends.expand(*middle.shape[:-1], -1), middle], dim=-1)
+
+    def _span(self, layer: KVLayer, rows: int) -> Span:
+        """Between sinks and each row's local window."""
+        step = layer.step
+        key = ("span", rows)
+        if key not in step.shared:
+            ends = (step.row_positions[:rows] - self.local + 1).clamp_max(layer.past)
+            step.shared[key] = Span(self.sink, ends, max(0, int(ends.max())))
+        span: Span = step.shared[key]
+        return span
+
+    def _ends(self, layer: KVLayer, rows: int) -> torch.Tensor:
+        """Sinks and what of the local window lies in the past: int64 (1, 1, rows, sink + local), -1 for none."""
+        step = layer.step
+        key = ("ends", rows)
+        if key not in step.shared:
+            positions = step.position_ids[:rows, None]
+            local = positions - torch.arange(self.local - 1, -1, -1, device=positions.device)
+            local = local.masked_fill((local >= layer.past) | (local < self.sink), -1)
+            sinks = torch.arange(self.sink, device=positions.device).expand(rows, -1)
+            step.shared[key] = torch.cat([sinks, local], dim=-1)[None, None]
+        ends: torch.Tensor = step.shared[key]
+        return ends
