@@ -112,7 +112,8 @@ def neighbour_distribution(distances: NDArray[np.float32], temperature: float) -
     """The weight of each neighbour, softmax(-distance / temperature) along the last axis."""
     scores = -(distances - distances[..., :1]) / temperature
     weights: NDArray[np.float32] = np.exp(scores)
-    return weights / weights.sum(-1, keepdims=True)
+    weights /= weights.sum(-1, keepdims=True)
+    return weights
 
 
 def build(
@@ -313,7 +314,7 @@ def _index(keys: NDArray[np.float16], rows: NDArray[np.int64]) -> Any:
     import faiss
 
     lists = max(1, min(len(rows) // LIST_SIZE, MOST_LISTS))
-    index = faiss.index_factory(keys.shape[1], f"IVF{lists},SQfp16")
+    index: Any = faiss.index_factory(keys.shape[1], f"IVF{lists},SQfp16")
     index.by_residual = False
     index.cp.seed, index.cp.niter, index.cp.min_points_per_centroid = 0, 10, 1
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), lists * LIST_SIZE)).astype(np.int64)]
@@ -328,9 +329,8 @@ def _search(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     import faiss
 
-    lists = index.nlist if probes is None else min(probes, index.nlist)
-    distances, places = index.search(
-        np.ascontiguousarray(queries, dtype=np.float32), k, params=faiss.SearchParametersIVF(nprobe=lists)
-    )  # fmt: skip
+    parameters: Any = faiss.SearchParametersIVF()
+    parameters.nprobe = index.nlist if probes is None else min(probes, index.nlist)
+    distances, places = index.search(np.ascontiguousarray(queries, dtype=np.float32), k, params=parameters)
     distances[places < 0] = np.inf
     return distances, places

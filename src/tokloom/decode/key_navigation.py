@@ -11,10 +11,14 @@ Formula:
 Shapes: logits (vocabulary,) after the list; nothing else changes.
 
 Effect: the paper finds more right answers among ten than the ten first of one ranking (knowledge probing), more
-    diverse texts and better votes. Here the test counts right answers of SmolLM2 to closed questions, and how the
-    explored tokens' probability falls: EFFECT.
+    diverse texts and better votes. Here SmolLM2-135M names 47 right ones of 64 with navigation, and 37 down one ranking
+    (eight closed questions, eight answers each; benchmarks/key_navigation.py). The list alone does not push it away
+    from what was explored: those first tokens have as much probability after eight answers as before; the mask does.
+    In the authors' frame for instructed models of 8B (--form quoted) it repeats its first answer's form and finds less.
+
 Differs: the authors mask by the decoded text of first tokens, here by token id, and by a penalty that a constraint can
-    outweigh. Their variant that completes a result without the list in context is left out.
+    outweigh. Their frame of each result is 1. "..."; here the frame is an option, a bare number by default. Their
+    variant that completes a result without the list in context is left out.
 """
 
 from __future__ import annotations
@@ -43,9 +47,9 @@ class KeyNavigation(Predictor):
 
     explored: tuple[str, ...] = ()
     """Results that are known, oldest first."""
-    before: str = '{number}. "'
+    before: str = "{number}."
     """What stands before each result, in the context and before the output."""
-    after: str = Field(default='"\n', min_length=1)
+    after: str = Field(default="\n", min_length=1)
     """What stands after each result; its first character makes a good stop string."""
 
     def __post_init__(self) -> None:
