@@ -5,7 +5,7 @@
 
 decode: both read the same prompt of --context tokens and then take turns, --steps tokens at a time (A B A B ...). "ms"
 is the median time of a token, "x dense" the median over the rounds of dense's time over the policy's; above 1 the
-policy is the faster one. Also what keys and values took at most, and what the budget and one prompt chunk alone would take.
+policy is the faster one. Also what keys and values took at most, and what the budget and one chunk alone would take.
 prefill: the time to read --prefill tokens over dense's, in turns too ("overhead"; 1.00 is none).
 keys: the attention of all layers for one token over --keys keys, without the rest of the model: policies that select
 against dense attention, over keys drawn at random, in a store that is filled without reading a text.
