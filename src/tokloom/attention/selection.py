@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokloom.attention.kv_layer import KVLayer
 
 
-class Part(ABC):
+class Part(ABC):  # noqa: B024 - a base without a part of its own
     """One of the three. Immutable, with a `repr` that says what it does; what it keeps of a layer lies in the layer."""
 
     calibrates: ClassVar[bool] = False

@@ -83,7 +83,8 @@ def scores_of(queries: torch.Tensor, centroids: torch.Tensor, sizes: torch.Tenso
     queries: (kv_heads, group, rows, d); sizes: as the result, or (kv_heads, 1, 1, clusters); 0 leaves a cluster out."""
     raw = queries @ centroids[:, None].transpose(-1, -2) * queries.shape[-1] ** -0.5
     total = (raw + sizes.log()).logsumexp(-1, keepdim=True)
-    return (raw - total).exp().masked_fill(sizes == 0, 0)
+    shares: torch.Tensor = (raw - total).exp().masked_fill(sizes == 0, 0)
+    return shares
 
 
 class Clusters:
