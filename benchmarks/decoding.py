@@ -207,10 +207,10 @@ def compare(args: argparse.Namespace, prompts: dict[str, list[list[int]]]) -> li
     model = tokloom.load(args.model, weights=args.weights)
     reference = tokloom.load(args.model, weights="torch")
     reference.model.set_attn_implementation("sdpa")
-    coarse = tokloom.load(args.model, weights="torch", dtype="bfloat16")
-    coarse.model.set_attn_implementation("sdpa")
     fixed: dict[str, Method] = {"transformers generate": transformers_method(reference)}
     if not args.only:
+        coarse = tokloom.load(args.model, weights="torch", dtype="bfloat16")
+        coarse.model.set_attn_implementation("sdpa")
         fixed["transformers prompt lookup"] = transformers_method(reference, prompt_lookup_num_tokens=10)
         fixed["transformers assisted"] = transformers_method(reference, assistant_model=coarse.model)
     bench = Bench(prompts, args.tokens)
