@@ -10,6 +10,7 @@ from tests.compare.fakes import FakeEngine, FakeModel
 from tokloom import registry
 from tokloom.compare.placement import (
     CONTROLS,
+    PARTS,
     PLACES,
     Constrained,
     contenders,
@@ -27,8 +28,9 @@ def rows(*args: Any) -> list[tuple[str, str, int | None]]:
 
 
 def test_every_comparable_method_has_a_place() -> None:
-    """All methods of the three stages can be compared; a new interface there needs a line in PLACES."""
-    interfaces = {interface.__name__ for interface in PLACES}
+    """All methods of the three stages can be compared; a new interface there needs a line in PLACES, or in PARTS if
+    its methods serve others only."""
+    interfaces = {interface.__name__ for interface in (*PLACES, *PARTS)}
     for stage in ("context", "attention", "decode"):
         for name in registry.names(stage):
             assert registry.card(name).kind in interfaces, name
