@@ -12,8 +12,8 @@ import torch
 
 from tests.decode.test_token_recycling import always_draft
 from tokloom import Document, Engine, Sampling, registry
-from tokloom.decode.stage import Prepared
-from tokloom.errors import SpecError
+from tokloom.decode.stage import Prepared, gives
+from tokloom.errors import CompositionError, SpecError
 from tokloom.models.language_model import LanguageModel
 
 NAMES = registry.names()
@@ -113,6 +113,10 @@ def test_every_policy_composes_with_every_drafter(
     model: LanguageModel = request.getfixturevalue(family)
     monkeypatch.chdir(tmp_path)
     built = prepared(drafter, model) if drafter is not None else None
+    if built is not None and not set(built.needs) <= gives(policy(attention)):
+        with pytest.raises(CompositionError, match=drafter):
+            Engine(model, attention=policy(attention), drafter=built)
+        return
     for sampling, constraint in (
         (Sampling(max_new_tokens=24), None),
         (Sampling(max_new_tokens=24, temperature=1.2, top_p=0.9, seed=5), None),

@@ -149,7 +149,7 @@ class Engine:
         )
         for part in (self.drafter, self.predictor):
             if part is not None:
-                registry.check_needs(part, decode_stage.GIVES)
+                registry.check_needs(part, decode_stage.gives(self.attention))
         if drafter_state is not None and self.drafter is None:
             raise ArgumentError("drafter_state", str(drafter_state), "None without a drafter", "Give drafter= too.")
         if isinstance(model, LanguageModel):
