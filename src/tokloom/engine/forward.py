@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,9 +38,7 @@ def new_store(model: LanguageModel, policy: AttentionPolicy, limit: int, precisi
             ) from error
     calibration: Calibration = []
     if policy.calibrates:
-        calibration = calibration_of(
-            model, policy, lambda store, tokens, step: forward(model, store, tokens, step, all_logits=True)
-        )
+        calibration = calibration_of(model, policy, partial(forward, model))
     return KVStore(config.num_hidden_layers, policy, limit, precision, calibration)
 
 
