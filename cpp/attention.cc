@@ -71,7 +71,7 @@ struct Plan {
   std::vector<Unit> units;
   std::vector<Segment> segments;
   std::vector<std::size_t> first;  // segment of each unit, and the number of segments
-  Buffer queries, partials, raw;
+  Buffer queries, partials, raw, shifts;
 };
 
 // One pass over the rows [row, row + rows) of a call.
@@ -87,7 +87,9 @@ class Pass {
     most_slots_ = count_ <= 64 ? kMostSlots : count_ <= 256 ? kMostSlots / 2 : kMostSlots / 4;
     block_ = call.storage == Storage::f32    ? kernels_.f32
              : call.storage == Storage::bf16 ? kernels_.bf16
-                                             : kernels_.int8;
+             : call.storage == Storage::int8 ? kernels_.int8
+                                             : kernels_.int4;
+    row_bytes_ = row_bytes(call.storage, call.head_dim);
     least_position_ = std::numeric_limits<std::int32_t>::min();
     if (call.window > 0) least_position_ = *std::min_element(call.row_positions + row, call.row_positions + row + rows);
   }
@@ -127,6 +129,10 @@ class Pass {
 
  private:
   std::size_t own() const { return call_.count - call_.past; }
+  std::size_t holes(std::size_t head) const { return call_.holes ? static_cast<std::size_t>(call_.holes[head]) : 0; }
+  std::int64_t base(std::size_t head) const {
+    return call_.bases ? call_.bases[head] : static_cast<std::int64_t>(head * call_.capacity);
+  }
   std::size_t past() const { return call_.index ? call_.chosen : call_.past; }
 
   // --- what is seen
@@ -155,12 +161,13 @@ class Pass {
     return call_.index + (head * call_.index_rows + row) * call_.chosen;
   }
 
-  // The place in the store of a number, -1 for an empty place of the index.
+  // The slot of a number, -1 for an empty place of the index.
   std::int64_t slot_of(const Unit& unit, std::size_t number) const {
     if (!call_.index) return static_cast<std::int64_t>(number);
     if (number >= call_.chosen) return static_cast<std::int64_t>(call_.past + number - call_.chosen);
     const std::int64_t slot = chosen(unit)[number];
-    return slot < static_cast<std::int64_t>(call_.past) ? slot : -1;
+    const bool exists = slot >= static_cast<std::int64_t>(holes(unit.head)) && slot < static_cast<std::int64_t>(call_.past);
+    return exists ? slot : -1;
   }
 
   bool sees_anything(const Unit& unit, std::size_t row) const {
@@ -178,7 +185,7 @@ class Pass {
     std::size_t total = 0;
     for (std::size_t head = 0; head < call_.kv_heads; ++head)
       for (std::size_t row = first_row_; row < first_row_ + rows_; row += unit_rows_) {
-        Unit unit{head, row, 0, past() + own()};
+        Unit unit{head, row, call_.index ? 0 : holes(head), past() + own()};
         if (!call_.index)
           while (unit.begin < unit.end && !seen_by_any(unit, unit.begin, unit.begin)) ++unit.begin;
         total += unit.end - unit.begin;
@@ -208,6 +215,15 @@ class Pass {
         for (std::size_t k = 0; k < call_.head_dim; ++k) to[k] = from[k] * call_.scale;
         std::fill(to + call_.head_dim, to + padded_, 0.0f);
       }
+    // What all keys share shifts a query's scores by one number, which only a soft cap can tell.
+    if (!call_.centres || call_.softcap <= 0) return;
+    shifts_ = plan_.shifts.floats(plan_.units.size() * count_);
+    to = plan_.queries.floats(0);
+    for (std::size_t i = 0; i < plan_.units.size() * count_; ++i, to += padded_) {
+      const float* centre = call_.centres + plan_.units[i / count_].head * call_.head_dim;
+      shifts_[i] = 0;
+      for (std::size_t k = 0; k < call_.head_dim; ++k) shifts_[i] += to[k] * centre[k];
+    }
   }
 
   float* largest(std::size_t segment) const {
@@ -231,13 +247,14 @@ class Pass {
     std::fill_n(totals(index), count_ * padded_, 0.0f);
 
     AttentionBlock block{};
-    const std::size_t row_bytes = call_.head_dim * size_of(call_.storage);
-    block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.capacity * row_bytes;
-    block.values = static_cast<const char*>(call_.values) + unit.head * call_.capacity * row_bytes;
+    block.keys = static_cast<const char*>(call_.keys);
+    block.values = static_cast<const char*>(call_.values);
     block.queries = plan_.queries.floats(0) + segment.unit * count_ * padded_;
+    block.shifts = shifts_ ? shifts_ + segment.unit * count_ : nullptr;
     block.count = count_;
     block.rows = unit_rows_;
     block.head_dim = call_.head_dim;
+    block.row_bytes = row_bytes_;
     block.padded = padded_;
     block.softcap = call_.softcap;
     block.largest = largest(index);
@@ -277,10 +294,10 @@ class Pass {
         for (; number < shared_end; ++number) scratch.numbers[n++] = static_cast<std::int32_t>(number);
       } else {
         const std::int64_t* index = chosen(unit);
-        const std::int64_t most = static_cast<std::int64_t>(call_.past);
+        const auto least = static_cast<std::int64_t>(holes(unit.head)), most = static_cast<std::int64_t>(call_.past);
         for (; number < shared_end; ++number) {
           scratch.numbers[n] = static_cast<std::int32_t>(index[number]);  // overwritten if it does not count
-          n += index[number] >= 0 && index[number] < most;
+          n += index[number] >= least && index[number] < most;
         }
       }
     }
@@ -304,14 +321,13 @@ class Pass {
     if (!n) return;
     std::fill(scratch.numbers + n, scratch.numbers + round_up(n, kWidest), scratch.numbers[n - 1]);
     n = round_up(n, kWidest);
-    const std::size_t row_bytes = call_.head_dim * size_of(call_.storage);
-    for (std::size_t s = 0; s < n; ++s) scratch.offsets[s] = static_cast<std::size_t>(scratch.numbers[s]) * row_bytes;
+    const std::int64_t first = base(unit.head);
+    for (std::size_t s = 0; s < n; ++s)
+      scratch.offsets[s] = static_cast<std::size_t>(first + scratch.numbers[s]) * row_bytes_;
     if (call_.storage != Storage::int8) return;
-    const float* key_scales = call_.key_scales + unit.head * call_.capacity;
-    const float* value_scales = call_.value_scales + unit.head * call_.capacity;
     for (std::size_t s = 0; s < n; ++s) {
-      scratch.key_scales[s] = key_scales[scratch.numbers[s]];
-      scratch.value_scales[s] = value_scales[scratch.numbers[s]];
+      scratch.key_scales[s] = call_.key_scales[first + scratch.numbers[s]];
+      scratch.value_scales[s] = call_.value_scales[first + scratch.numbers[s]];
     }
   }
 
@@ -360,11 +376,12 @@ class Pass {
   Plan& plan_;
   std::size_t first_row_, rows_;
   bool add_sums_, per_row_;
-  std::size_t group_, padded_, unit_rows_, count_, most_slots_, work_ = 0;
+  std::size_t group_, padded_, unit_rows_, count_, most_slots_, row_bytes_, work_ = 0;
   std::int32_t least_position_;
   void (*block_)(const AttentionBlock&);
   float* partials_ = nullptr;
   float* raw_ = nullptr;
+  float* shifts_ = nullptr;
   std::size_t raw_head_ = 0, raw_row_ = 0, raw_offset_ = 0;
 };
 

@@ -19,8 +19,10 @@ struct AttentionBlock {
   const float* key_scales;
   const float* value_scales;
   std::size_t slots;
+  std::size_t row_bytes;
   bool scattered;  // the slots do not follow each other
   const float* queries;  // (count, padded), scaled, zeros after head_dim
+  const float* shifts;   // (count), added to each query's scores; nullptr: 0
   std::size_t count, rows, head_dim, padded;  // query i belongs to row i % rows
   const std::int32_t* mask;                   // (rows, stride), -1 where the row sees the slot; nullptr: everywhere
   float softcap;
@@ -52,10 +54,12 @@ struct AttentionKernels {
   void (*f32)(const AttentionBlock&);
   void (*bf16)(const AttentionBlock&);
   void (*int8)(const AttentionBlock&);
+  void (*int4)(const AttentionBlock&);
   // The scores alone, without mask, soft cap and softmax.
   void (*score_f32)(const AttentionBlock&);
   void (*score_bf16)(const AttentionBlock&);
   void (*score_int8)(const AttentionBlock&);
+  void (*score_int4)(const AttentionBlock&);
   // to[i] = exp(scores[i] - largest) * factor, 0 for a score of -inf; adds it to sums[i]. Either may be nullptr.
   void (*probabilities)(const float* scores, std::size_t count, float largest, float factor, float* to, float* sums);
 };
@@ -64,9 +68,5 @@ const AttentionKernels& attention_avx512();
 const AttentionKernels& attention_avx2();
 const AttentionKernels& attention_portable();
 const AttentionKernels& attention_kernels();  // those of this machine
-
-constexpr std::size_t size_of(Storage storage) {
-  return storage == Storage::f32 ? sizeof(float) : storage == Storage::bf16 ? sizeof(std::uint16_t) : 1;
-}
 
 }  // namespace tokloom

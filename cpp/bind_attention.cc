@@ -31,7 +31,8 @@ Storage tokloom::storage_of(const std::string& name) {
   if (name == "fp32") return Storage::f32;
   if (name == "bf16") return Storage::bf16;
   if (name == "int8") return Storage::int8;
-  throw nb::value_error(("storage '" + name + "' is not one of fp32, bf16, int8").c_str());
+  if (name == "int4") return Storage::int4;
+  throw nb::value_error(("storage '" + name + "' is not one of fp32, bf16, int8, int4").c_str());
 }
 
 void tokloom::bind_attention(nb::module_& m) {
@@ -41,7 +42,8 @@ void tokloom::bind_attention(nb::module_& m) {
          size_t heads, size_t kv_heads, size_t rows, size_t head_dim, size_t capacity, size_t count, float scale,
          const std::string& storage, int threads, uintptr_t key_scales, uintptr_t value_scales, uintptr_t positions,
          uintptr_t row_positions, uintptr_t own, int32_t window, float softcap, uintptr_t index, int64_t chosen,
-         size_t index_heads, size_t index_rows, uintptr_t weights, uintptr_t sums) {
+         size_t index_heads, size_t index_rows, uintptr_t weights, uintptr_t sums, uintptr_t bases, uintptr_t holes,
+         uintptr_t centres) {
         AttentionCall call{};
         call.storage = storage_of(storage);
         if (kv_heads == 0 || heads % kv_heads) throw nb::value_error("heads is not a multiple of kv_heads");
@@ -54,6 +56,8 @@ void tokloom::bind_attention(nb::module_& m) {
         call.queries = pointer<const float>(queries);
         call.query_head_stride = query_strides.first, call.query_row_stride = query_strides.second;
         call.keys = pointer<const void>(keys), call.values = pointer<const void>(values);
+        call.centres = pointer<const float>(centres);
+        call.bases = pointer<const int64_t>(bases), call.holes = pointer<const int64_t>(holes);
         call.key_scales = pointer<const float>(key_scales), call.value_scales = pointer<const float>(value_scales);
         call.out = pointer<float>(out);
         call.out_head_stride = out_strides.first, call.out_row_stride = out_strides.second;
@@ -80,7 +84,21 @@ void tokloom::bind_attention(nb::module_& m) {
       nb::arg("key_scales") = 0, nb::arg("value_scales") = 0, nb::arg("positions") = 0, nb::arg("row_positions") = 0,
       nb::arg("own") = 0, nb::arg("window") = 0, nb::arg("softcap") = 0.0f, nb::arg("index") = 0,
       nb::arg("chosen") = -1,
-      nb::arg("index_heads") = 1, nb::arg("index_rows") = 1, nb::arg("weights") = 0, nb::arg("sums") = 0);
+      nb::arg("index_heads") = 1, nb::arg("index_rows") = 1, nb::arg("weights") = 0, nb::arg("sums") = 0,
+      nb::arg("bases") = 0, nb::arg("holes") = 0, nb::arg("centres") = 0);
+
+  m.def(
+      "quantize_groups",
+      [](uintptr_t x, size_t kv_heads, size_t rows, size_t head_dim, uintptr_t to, size_t head_stride) {
+        tokloom::quantize_groups(pointer<const float>(x), kv_heads, rows, head_dim, pointer<uint8_t>(to), head_stride);
+      },
+      nb::call_guard<nb::gil_scoped_release>(), nb::kw_only(), nb::arg("x"), nb::arg("kv_heads"), nb::arg("rows"),
+      nb::arg("head_dim"), nb::arg("to"), nb::arg("head_stride"));
+
+  m.def(
+      "row_bytes",
+      [](const std::string& storage, size_t head_dim) { return tokloom::row_bytes(tokloom::storage_of(storage), head_dim); },
+      nb::arg("storage"), nb::arg("head_dim"));
 
   m.def(
       "quantize_slots",

@@ -17,12 +17,14 @@
 
 namespace nb = nanobind;
 using tokloom::Decoder;
+using tokloom::Destination;
 using tokloom::KVBuffer;
 using tokloom::Layer;
 using tokloom::Linear;
 using tokloom::Norm;
 using tokloom::PackedMatrix;
 using tokloom::Pass;
+using tokloom::Sequence;
 
 namespace {
 
@@ -31,6 +33,15 @@ using NormArgument = std::pair<uintptr_t, float>;
 template <class T>
 T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
+}
+
+using Destinations = std::vector<std::pair<const KVBuffer*, size_t>>;  // a buffer and the first slot, per sequence
+
+std::vector<Destination> destinations_of(const Destinations& pairs, const Pass& pass) {
+  if (pairs.size() != pass.sequences.size()) throw nb::value_error("there is not one buffer for each sequence");
+  std::vector<Destination> to;
+  for (const auto& [buffer, start] : pairs) to.push_back({buffer, start});
+  return to;
 }
 
 Norm norm_of(const NormArgument& norm) { return {pointer<const float>(norm.first), norm.second}; }
@@ -42,26 +53,33 @@ void tokloom::bind_decoder(nb::module_& m) {
       .def(
           "__init__",
           [](KVBuffer* self, uintptr_t keys, uintptr_t values, uintptr_t key_scales, uintptr_t value_scales,
-             uintptr_t positions, size_t kv_heads, size_t capacity, size_t head_dim, const std::string& storage) {
-            new (self) KVBuffer{pointer<void>(keys),        pointer<void>(values), pointer<float>(key_scales),
-                                pointer<float>(value_scales), pointer<int32_t>(positions), kv_heads, capacity, head_dim,
-                                storage_of(storage)};
+             uintptr_t centres, uintptr_t positions, uintptr_t bases, uintptr_t holes, size_t kv_heads, size_t capacity, size_t head_dim,
+             const std::string& storage) {
+            new (self) KVBuffer{pointer<void>(keys),          pointer<void>(values),          pointer<float>(key_scales),
+                                pointer<float>(value_scales), pointer<float>(centres), pointer<int32_t>(positions),    pointer<const int64_t>(bases),
+                                pointer<const int64_t>(holes), kv_heads, capacity, head_dim, storage_of(storage)};
           },
           nb::kw_only(), nb::arg("keys"), nb::arg("values"), nb::arg("key_scales"), nb::arg("value_scales"),
-          nb::arg("positions"), nb::arg("kv_heads"), nb::arg("capacity"), nb::arg("head_dim"), nb::arg("storage"));
+          nb::arg("centres"), nb::arg("positions"), nb::arg("bases"), nb::arg("holes"), nb::arg("kv_heads"), nb::arg("capacity"),
+          nb::arg("head_dim"), nb::arg("storage"));
 
   nb::class_<Pass>(m, "Pass").def(
       "__init__",
-      [](Pass* self, uintptr_t hidden, size_t rows, uintptr_t positions,
-         const std::vector<std::pair<uintptr_t, uintptr_t>>& rotary, int threads, bool torch_threads) {
+      [](Pass* self, uintptr_t hidden, const std::vector<std::pair<size_t, uintptr_t>>& sequences, uintptr_t positions,
+         const std::vector<std::pair<uintptr_t, uintptr_t>>& rotary, int threads, bool torch_threads, uintptr_t tap,
+         size_t tapped) {
+        size_t rows = 0;
+        std::vector<Sequence> each;
+        for (const auto& [count, own] : sequences) each.push_back({count, pointer<const uint8_t>(own)}), rows += count;
         std::vector<Rotary> tables;
         for (const auto& [cosines, sines] : rotary)
           tables.push_back({pointer<const float>(cosines), pointer<const float>(sines)});
-        new (self) Pass{pointer<float>(hidden), rows, pointer<const int32_t>(positions), std::move(tables), threads,
-                        torch_threads ? parallel_for_torch : parallel_for};
+        new (self) Pass{pointer<float>(hidden), rows, pointer<const int32_t>(positions), std::move(each),
+                        std::move(tables), threads, torch_threads ? parallel_for_torch : parallel_for,
+                        pointer<float>(tap), tapped};
       },
-      nb::arg("hidden"), nb::arg("rows"), nb::arg("positions"), nb::arg("rotary"), nb::arg("threads"),
-      nb::arg("torch_threads"));
+      nb::arg("hidden"), nb::arg("sequences"), nb::arg("positions"), nb::arg("rotary"), nb::arg("threads"),
+      nb::arg("torch_threads"), nb::arg("tap") = 0, nb::arg("tapped") = 0);
 
   nb::class_<Decoder>(m, "Decoder")
       .def(
@@ -89,10 +107,12 @@ void tokloom::bind_decoder(nb::module_& m) {
           nb::arg("rotary"), nb::arg("gelu"), nb::keep_alive<1, 3>())
       .def(
           "attention_in",
-          [](const Decoder& self, size_t layer, const Pass& pass, const KVBuffer& buffer, size_t start,
-             uintptr_t queries) { self.attention_in(layer, pass, buffer, start, pointer<float>(queries)); },
-          nb::call_guard<nb::gil_scoped_release>(), nb::arg("layer"), nb::arg("step"), nb::arg("buffer"),
-          nb::arg("start"), nb::arg("queries"))
+          [](const Decoder& self, size_t layer, const Pass& pass, const Destinations& to, uintptr_t queries) {
+            const auto destinations = destinations_of(to, pass);
+            nb::gil_scoped_release unlocked;
+            self.attention_in(layer, pass, destinations, pointer<float>(queries));
+          },
+          nb::arg("layer"), nb::arg("step"), nb::arg("to"), nb::arg("queries"))
       .def(
           "attention_out",
           [](const Decoder& self, size_t layer, const Pass& pass, uintptr_t attended) {
@@ -101,14 +121,14 @@ void tokloom::bind_decoder(nb::module_& m) {
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("layer"), nb::arg("step"), nb::arg("attended"))
       .def(
           "run",
-          [](const Decoder& self, const Pass& pass, const std::vector<const KVBuffer*>& buffers,
-             const std::vector<size_t>& starts, uintptr_t own) {
-            if (buffers.size() != self.layers() || starts.size() != self.layers())
-              throw nb::value_error("there is not one buffer and start for each layer");
+          [](const Decoder& self, const Pass& pass, const std::vector<Destinations>& to) {
+            if (to.size() != self.layers()) throw nb::value_error("there are not destinations for each layer");
+            std::vector<std::vector<Destination>> layers;
+            for (const Destinations& layer : to) layers.push_back(destinations_of(layer, pass));
             nb::gil_scoped_release unlocked;
-            self.run(pass, buffers, starts, pointer<const uint8_t>(own));
+            self.run(pass, layers);
           },
-          nb::arg("step"), nb::arg("buffers"), nb::arg("starts"), nb::arg("own"))
+          nb::arg("step"), nb::arg("to"))
       .def(
           "logits",
           [](const Decoder& self, const Pass& pass, size_t first, uintptr_t out) {

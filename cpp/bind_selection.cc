@@ -37,7 +37,8 @@ void tokloom::bind_selection(nb::module_& m) {
       [](uintptr_t queries, std::pair<size_t, size_t> query_strides, size_t heads, size_t kv_heads, size_t rows,
          size_t width, uintptr_t keys, const std::string& storage, size_t head_stride, size_t count, float scale,
          uintptr_t out, int threads, uintptr_t key_scales, int32_t begin, uintptr_t ends, uintptr_t index,
-         int64_t chosen, size_t index_heads, size_t index_rows, uintptr_t use, const std::string& reduce, bool shared) {
+         int64_t chosen, size_t index_heads, size_t index_rows, uintptr_t use, const std::string& reduce, bool shared,
+         uintptr_t centres) {
         ScoreCall call{};
         call.storage = storage_of(storage);
         if (kv_heads == 0 || heads % kv_heads) throw nb::value_error("heads is not a multiple of kv_heads");
@@ -49,6 +50,7 @@ void tokloom::bind_selection(nb::module_& m) {
         call.query_head_stride = query_strides.first, call.query_row_stride = query_strides.second;
         call.heads = heads, call.kv_heads = kv_heads, call.rows = rows, call.width = width;
         call.keys = pointer<const void>(keys), call.key_scales = pointer<const float>(key_scales);
+        call.centres = pointer<const float>(centres);
         call.head_stride = head_stride, call.count = count, call.scale = scale;
         call.begin = begin, call.ends = pointer<const int32_t>(ends);
         if (chosen >= 0) {
@@ -68,7 +70,8 @@ void tokloom::bind_selection(nb::module_& m) {
       nb::arg("rows"), nb::arg("width"), nb::arg("keys"), nb::arg("storage"), nb::arg("head_stride"), nb::arg("count"),
       nb::arg("scale"), nb::arg("out"), nb::arg("threads"), nb::arg("key_scales") = 0, nb::arg("begin") = 0,
       nb::arg("ends") = 0, nb::arg("index") = 0, nb::arg("chosen") = -1, nb::arg("index_heads") = 1,
-      nb::arg("index_rows") = 1, nb::arg("use") = 0, nb::arg("reduce") = "most", nb::arg("shared") = false);
+      nb::arg("index_rows") = 1, nb::arg("use") = 0, nb::arg("reduce") = "most", nb::arg("shared") = false,
+      nb::arg("centres") = 0);
 
   m.def(
       "choose_slots",

@@ -64,7 +64,7 @@ void multiply(Rows& rows, const std::vector<Product>& products, const Pass& pass
 
 }  // namespace
 
-void Decoder::attention_in(std::size_t index, const Pass& pass, const KVBuffer& buffer, std::size_t start,
+void Decoder::attention_in(std::size_t index, const Pass& pass, const std::vector<Destination>& to,
                            float* queries) const {
   const Layer& layer = layers_[index];
   const Elementwise& do_ = kernels().elementwise;
@@ -84,10 +84,10 @@ void Decoder::attention_in(std::size_t index, const Pass& pass, const KVBuffer& 
   const Rotary& rotary = pass.rotary[layer.rotary];
   each_row(pass, [&](std::size_t row) {
     const auto at = static_cast<std::size_t>(pass.positions[row]) * (width / 2);
-    const auto place = [&](float* from, std::size_t head, const Norm& norm, float* to) {
+    const auto place = [&](float* from, std::size_t head, const Norm& norm, float* into) {
       if (norm.weight) do_.rms_norm(from, norm.weight, norm.eps, width, from);
       do_.rotate(from, rotary.cosines + at, rotary.sines + at, width / 2);
-      std::copy_n(from, width, to + (head * rows + row) * width);
+      std::copy_n(from, width, into + (head * rows + row) * width);
     };
     float* from = projected + row * all;
     for (std::size_t head = 0; head < layer.heads; ++head, from += width) place(from, head, layer.of_queries, queries);
@@ -95,7 +95,10 @@ void Decoder::attention_in(std::size_t index, const Pass& pass, const KVBuffer& 
     for (std::size_t head = 0; head < layer.kv_heads; ++head, from += width)
       std::copy_n(from, width, values + (head * rows + row) * width);
   });
-  buffer.append(keys, values, pass.positions, rows, start);
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < to.size(); first += pass.sequences[i++].rows)
+    to[i].buffer->append(keys + first * width, values + first * width, rows * width, pass.positions + first,
+                         pass.sequences[i].rows, to[i].start);
 }
 
 void Decoder::attention_out(std::size_t index, const Pass& pass, const float* attended) const {
@@ -119,6 +122,7 @@ void Decoder::attention_out(std::size_t index, const Pass& pass, const float* at
     join(layer.after_attention, row);
     do_.rms_norm(pass.hidden + row * hidden_, layer.before_mlp.weight, layer.before_mlp.eps, hidden_,
                  normed + row * hidden_);
+    if (pass.tap && index == pass.tapped) std::copy_n(normed + row * hidden_, hidden_, pass.tap + row * hidden_);
   });
 
   Rows middle(normed, rows, hidden_);
@@ -142,43 +146,48 @@ void Decoder::attention_out(std::size_t index, const Pass& pass, const float* at
   each_row(pass, [&](std::size_t row) { join(layer.after_mlp, row); });
 }
 
-void Decoder::run(const Pass& pass, const std::vector<const KVBuffer*>& buffers,
-                  const std::vector<std::size_t>& starts, const std::uint8_t* own) const {
+void Decoder::run(const Pass& pass, const std::vector<std::vector<Destination>>& to) const {
   for (std::size_t index = 0; index < layers_.size(); ++index) {
     const Layer& layer = layers_[index];
-    const KVBuffer& buffer = *buffers[index];
     const std::size_t wide = layer.heads * layer.head_dim;
     float* queries = scratch(3, pass.rows * wide);
     float* attended = scratch(4, pass.rows * wide);
-    attention_in(index, pass, buffer, starts[index], queries);
-    AttentionCall call{};
-    call.queries = queries;
-    call.query_head_stride = pass.rows * layer.head_dim;
-    call.query_row_stride = layer.head_dim;
-    call.heads = layer.heads;
-    call.kv_heads = layer.kv_heads;
-    call.rows = pass.rows;
-    call.head_dim = layer.head_dim;
-    call.keys = buffer.keys;
-    call.values = buffer.values;
-    call.storage = buffer.storage;
-    call.capacity = buffer.capacity;
-    call.key_scales = buffer.key_scales;
-    call.value_scales = buffer.value_scales;
-    call.positions = buffer.positions;
-    call.row_positions = pass.positions;
-    call.past = starts[index];
-    call.count = starts[index] + pass.rows;
-    call.own = own;
-    call.window = layer.window;
-    call.scale = layer.scale;
-    call.softcap = layer.softcap;
-    call.out = attended;
-    call.out_head_stride = layer.head_dim;
-    call.out_row_stride = wide;
-    call.threads = pass.threads;
-    call.split = pass.split;
-    attend(call);
+    attention_in(index, pass, to[index], queries);
+    std::size_t first = 0;
+    for (std::size_t i = 0; i < to[index].size(); first += pass.sequences[i++].rows) {
+      const KVBuffer& buffer = *to[index][i].buffer;
+      AttentionCall call{};
+      call.queries = queries + first * layer.head_dim;
+      call.query_head_stride = pass.rows * layer.head_dim;
+      call.query_row_stride = layer.head_dim;
+      call.heads = layer.heads;
+      call.kv_heads = layer.kv_heads;
+      call.rows = pass.sequences[i].rows;
+      call.head_dim = layer.head_dim;
+      call.keys = buffer.keys;
+      call.values = buffer.values;
+      call.storage = buffer.storage;
+      call.bases = buffer.bases;
+      call.holes = buffer.holes;
+      call.capacity = buffer.capacity;
+      call.key_scales = buffer.key_scales;
+      call.value_scales = buffer.value_scales;
+      call.centres = buffer.centres;
+      call.positions = buffer.positions;
+      call.row_positions = pass.positions + first;
+      call.past = to[index][i].start;
+      call.count = call.past + call.rows;
+      call.own = pass.sequences[i].own;
+      call.window = layer.window;
+      call.scale = layer.scale;
+      call.softcap = layer.softcap;
+      call.out = attended + first * wide;
+      call.out_head_stride = layer.head_dim;
+      call.out_row_stride = wide;
+      call.threads = pass.threads;
+      call.split = pass.split;
+      attend(call);
+    }
     attention_out(index, pass, attended);
   }
 }

@@ -41,14 +41,29 @@ struct Layer {
   bool gelu;               // else SiLU
 };
 
-// One pass: its rows and where they stand.
+// Rows of a pass that belong to one sequence, with a KV store of their own. own: see AttentionCall.
+struct Sequence {
+  std::size_t rows;
+  const std::uint8_t* own;
+};
+
+// Where a sequence's rows go in one layer: to the slots from `start` on.
+struct Destination {
+  const KVBuffer* buffer;
+  std::size_t start;
+};
+
+// One pass: its rows, sequence after sequence, and where they stand.
 struct Pass {
   float* hidden;  // (rows, hidden size): embeddings when the pass begins, updated by every layer
   std::size_t rows;
   const std::int32_t* positions;  // (rows)
+  std::vector<Sequence> sequences;
   std::vector<Rotary> rotary;
   int threads;
   ParallelFor split = parallel_for;  // whose threads: torch's where its operations come between two layers
+  float* tap = nullptr;              // (rows, hidden size): gets what the MLP of layer `tapped` gets; or nullptr
+  std::size_t tapped = 0;
 };
 
 class Decoder {
@@ -59,15 +74,13 @@ class Decoder {
   std::size_t layers() const { return layers_.size(); }
   const Layer& layer(std::size_t index) const { return layers_[index]; }
 
-  // First half: writes the rows' keys and values to slots [start, start + rows) and their rotated queries to
+  // First half: writes the rows' keys and values to their sequences' destinations and their rotated queries to
   // (heads, rows, head_dim).
-  void attention_in(std::size_t index, const Pass& pass, const KVBuffer& buffer, std::size_t start,
-                    float* queries) const;
+  void attention_in(std::size_t index, const Pass& pass, const std::vector<Destination>& to, float* queries) const;
   // Second half: `attended` (rows, heads * head_dim) is what the attention gave.
   void attention_out(std::size_t index, const Pass& pass, const float* attended) const;
-  // Both and the core's attention between them, for all layers. own: see AttentionCall.
-  void run(const Pass& pass, const std::vector<const KVBuffer*>& buffers, const std::vector<std::size_t>& starts,
-           const std::uint8_t* own) const;
+  // Both and the core's attention between them, for all layers.
+  void run(const Pass& pass, const std::vector<std::vector<Destination>>& to) const;
   // Logits after the rows [first, rows): (rows - first, vocabulary).
   void logits(const Pass& pass, std::size_t first, float* out) const;
 

@@ -29,7 +29,7 @@ struct Unit {
 struct Plan {
   std::vector<Unit> units;
   std::vector<std::size_t> members;  // head * rows + row
-  std::vector<float> queries, raw, parts;
+  std::vector<float> queries, raw, parts, shifts;
 };
 
 class Scoring {
@@ -40,7 +40,9 @@ class Scoring {
     group_ = call.heads / call.kv_heads;
     block_ = call.storage == Storage::f32    ? kernels_.score_f32
              : call.storage == Storage::bf16 ? kernels_.score_bf16
-                                             : kernels_.score_int8;
+             : call.storage == Storage::int8 ? kernels_.score_int8
+                                             : kernels_.score_int4;
+    row_bytes_ = row_bytes(call.storage, call.width);
   }
 
   void run() {
@@ -88,6 +90,12 @@ class Scoring {
       const float* from = call_.queries + h * call_.query_head_stride + row * call_.query_row_stride;
       for (std::size_t k = 0; k < call_.width; ++k) plan_.queries[i * padded_ + k] = from[k] * call_.scale;
     }
+    if (!call_.centres) return;
+    plan_.shifts.assign(plan_.members.size(), 0.0f);
+    for (std::size_t i = 0; i < plan_.members.size(); ++i) {
+      const float* centre = call_.centres + plan_.members[i] / call_.rows / group_ * call_.width;
+      for (std::size_t k = 0; k < call_.width; ++k) plan_.shifts[i] += plan_.queries[i * padded_ + k] * centre[k];
+    }
   }
 
   const std::int64_t* listed(std::size_t head, std::size_t row) const {
@@ -101,23 +109,24 @@ class Scoring {
     std::size_t offsets[kBlock];
     float scales[kBlock];
     const std::size_t n = std::min(kBlock, places_ - at), stride = kBlock + kWidest;
-    const std::size_t bytes = call_.width * size_of(call_.storage);
     floats.resize(attention_scratch(padded_) + unit.count * stride);
     const std::int64_t* index = call_.index ? listed(unit.head, unit.row) + at : nullptr;
     const float* key_scales = call_.key_scales ? call_.key_scales + unit.head * call_.head_stride : nullptr;
     for (std::size_t i = 0; i < round_up(n, kWidest); ++i) {
       const std::size_t place = std::min(i, n - 1);
       const std::size_t slot = index ? static_cast<std::size_t>(std::max<std::int64_t>(index[place], 0)) : at + place;
-      offsets[i] = slot * bytes;
+      offsets[i] = slot * row_bytes_;
       if (key_scales) scales[i] = key_scales[slot];
     }
     AttentionBlock block{};
-    block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.head_stride * bytes;
+    block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.head_stride * row_bytes_;
     block.values = block.keys;  // only fetched, where slots are scattered
     block.offsets = offsets;
     block.key_scales = scales;
     block.slots = n;
+    block.row_bytes = row_bytes_;
     block.queries = plan_.queries.data() + unit.first * padded_;
+    block.shifts = call_.centres ? plan_.shifts.data() + unit.first : nullptr;
     block.count = unit.count;
     block.rows = unit.count;
     block.head_dim = call_.width;
@@ -184,7 +193,7 @@ class Scoring {
   Plan& plan_;
   const AttentionKernels& kernels_;
   void (*block_)(const AttentionBlock&);
-  std::size_t places_, padded_, group_;
+  std::size_t places_, padded_, group_, row_bytes_;
   int threads_ = 1;
 };
 

@@ -24,6 +24,7 @@ struct ScoreCall {
   Storage storage;
   std::size_t head_stride, count;     // keys [0, count) are scored
   const float* key_scales = nullptr;  // int8 only: (kv_heads, *), `head_stride` apart
+  const float* centres = nullptr;     // int4, optional: (kv_heads, width) that is to be added to every key
   float scale;
   // Row r may choose slots of [begin, ends[r]); all others score -inf. With an index this holds for what it lists.
   std::int32_t begin = 0;

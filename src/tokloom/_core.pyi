@@ -49,10 +49,13 @@ class PackedMatrix:
         """Bytes of packed weights and scales."""
 
 class KVBuffer:
-    """Where one layer's keys and values lie, (kv_heads, capacity, head_dim); the tensors stay the caller's.
+    """Where one layer's keys and values lie; the tensors stay the caller's, and alive as long as this.
 
-    key_scales, value_scales: address of (kv_heads, capacity) float32 with storage "int8", else 0. positions: of
-    (kv_heads, capacity) int32. storage: "fp32", "bf16" or "int8".
+    keys, values: address of (places, row_bytes) as stored. key_scales, value_scales: of (places,) float32 with storage
+    "int8", else 0. centres: with "int4", of (kv_heads, head_dim) float32 or 0; the mean of the keys that come first is
+    written there and taken off all of them. positions: of (kv_heads, capacity) int32. bases, holes: of (kv_heads,)
+    int64; slot s of a KV head lies at place base + s and exists from s = holes on. storage: "fp32", "bf16", "int8" or
+    "int4".
     """
 
     def __init__(
@@ -62,7 +65,10 @@ class KVBuffer:
         values: int,
         key_scales: int,
         value_scales: int,
+        centres: int,
         positions: int,
+        bases: int,
+        holes: int,
         kv_heads: int,
         capacity: int,
         head_dim: int,
@@ -71,18 +77,22 @@ class KVBuffer:
 
 class Pass:
     """The rows of one forward pass: `hidden` is the address of (rows, hidden size) float32, embeddings at first and
-    updated by every layer; positions of (rows,) int32; rotary one (cosines, sines) for each of the model's tables, each
-    (positions, head_dim / 2) float32. The caller keeps them alive. torch_threads: where torch's operations come between
-    two layers, so that both use the same threads."""
+    updated by every layer; sequences one (rows, own) for each that has rows in the pass, in order, own as of `attend`;
+    positions of (rows,) int32; rotary one (cosines, sines) for each of the model's tables, each (positions, half of
+    head_dim) float32. The caller keeps them alive. torch_threads: where torch's operations come between two layers, so
+    that both use the same threads. tap: address of (rows, hidden size) float32 that gets what goes into the MLP of
+    layer `tapped`, or 0."""
 
     def __init__(
         self,
         hidden: int,
-        rows: int,
+        sequences: Sequence[tuple[int, int]],
         positions: int,
         rotary: Sequence[tuple[int, int]],
         threads: int,
         torch_threads: bool,
+        tap: int = 0,
+        tapped: int = 0,
     ) -> None: ...
 
 class Decoder:
@@ -111,15 +121,15 @@ class Decoder:
         matrices, biases: q, k, v, o, gate, up, down. softcap and window: 0 for none. rotary: which of the pass's
         tables."""
 
-    def attention_in(self, layer: int, step: Pass, buffer: KVBuffer, start: int, queries: int) -> None:
-        """A layer up to its attention: keys and values to the slots from `start` on, rotated queries to `queries`,
-        (heads, rows, head_dim) float32."""
+    def attention_in(self, layer: int, step: Pass, to: Sequence[tuple[KVBuffer, int]], queries: int) -> None:
+        """A layer up to its attention: each sequence's keys and values to a buffer's slots, from the given one on,
+        rotated queries to `queries`, (heads, rows, head_dim) float32."""
 
     def attention_out(self, layer: int, step: Pass, attended: int) -> None:
         """A layer from its attention on; `attended` is (rows, heads * head_dim) float32."""
 
-    def run(self, step: Pass, buffers: Sequence[KVBuffer], starts: Sequence[int], own: int) -> None:
-        """All layers with the core's own attention. own: as of `attend`."""
+    def run(self, step: Pass, to: Sequence[Sequence[tuple[KVBuffer, int]]]) -> None:
+        """All layers with the core's own attention; `to` has for each what `attention_in` takes."""
 
     def logits(self, step: Pass, first: int, out: int) -> None:
         """Logits after the rows from `first` on, (rows - first, vocabulary) float32."""
@@ -158,6 +168,9 @@ def attend(
     index_rows: int = 1,
     weights: int = 0,
     sums: int = 0,
+    bases: int = 0,
+    holes: int = 0,
+    centres: int = 0,
 ) -> None:
     """Attention of few rows over the KV store of one sequence, causal by where the slots are.
 
@@ -166,9 +179,12 @@ def attend(
 
     Args:
         queries, out: (heads, rows, head_dim), their strides of head and row in floats; head_dim is contiguous.
-        keys, values: (kv_heads, capacity, head_dim) of `storage`: "fp32", "bf16" or "int8".
+        keys, values: (places, row_bytes) of `storage`: "fp32", "bf16", "int8" or "int4".
+        bases, holes: int64 (kv_heads,). Slot s of a KV head lies at place base + s (left out: head * capacity + s) and
+            exists from s = holes on (left out: 0); what does not exist is never attended to.
         count: slots in use, of which the last `rows` are the rows' own; the others are their past.
-        key_scales, value_scales: (kv_heads, capacity), of int8 only; see `quantize_slots`.
+        key_scales, value_scales: (places,), of int8 only; see `quantize_slots`.
+        centres: (kv_heads, head_dim), of int4, added to every key; may be left out.
         positions: int32 (kv_heads, capacity), of the slots; row_positions: int32 (rows,). Both for a window only.
         own: uint8 (rows, rows); row i sees own slot j. Left out: j <= i.
         window: if positive, a slot is visible iff its position > the row's - window.
@@ -207,6 +223,7 @@ def score_slots(
     use: int = 0,
     reduce: str = "most",
     shared: bool = False,
+    centres: int = 0,
 ) -> None:
     """Scores of many keys against few queries, scale * q k^T, reduced over the heads that share a result.
 
@@ -215,7 +232,7 @@ def score_slots(
     Args:
         queries: (heads, rows, width), their strides of head and row in floats.
         keys: (kv_heads, *, width) of `storage`, `head_stride` keys between KV heads; [0, count) are scored.
-        key_scales: (kv_heads, *), `head_stride` apart, of int8 only.
+        key_scales: (kv_heads, *), `head_stride` apart, of int8 only. centres: (kv_heads, width), added to every key.
         begin, ends: row r may choose slots of [begin, ends[r]), int32 (rows,); others get -inf. Left out: [0, count).
         index: int64 (kv_heads or 1, rows or 1, chosen): the slots that are scored, -1 for none; chosen -1: no index.
         use: uint8 (heads, rows): which heads have a say. Left out: all.
@@ -243,6 +260,15 @@ def quantize_slots(
 ) -> None:
     """int8 storage: x (kv_heads, rows, head_dim) float32 to levels -127 to 127 with one scale per row, which times the
     level is the nearest to x. Strides in elements, between heads. A row with NaN or infinity becomes NaN."""
+
+def quantize_groups(*, x: int, kv_heads: int, rows: int, head_dim: int, to: int, head_stride: int) -> None:
+    """int4 storage: x (kv_heads, rows, head_dim) float32 to (kv_heads, rows, row_bytes) uint8, strides in bytes between
+    heads. Groups of 32 elements, the last one filled up, 20 bytes each: a word of two bf16, scale above zero, then the
+    levels, two a byte, the lower half first; an element is zero + scale * level. A group with NaN or infinity becomes
+    NaN."""
+
+def row_bytes(storage: str, head_dim: int) -> int:
+    """Bytes of one slot's keys or values of a KV head."""
 
 def round_slots(*, x: int, kv_heads: int, rows: int, head_dim: int, to: int, head_stride: int) -> None:
     """bf16 storage: x (kv_heads, rows, head_dim) float32 to the nearest bfloat16, ties to even."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tokloom import _core
+from tokloom.attention.precision import PRECISIONS
 
 
 @dataclass
@@ -25,6 +26,22 @@ class Case:
     index: torch.Tensor | None = None
     scale: float = 0.125
     storage: str = "fp32"
+    centres: torch.Tensor | None = None
+    """(kv_heads, width), added to every key."""
+    holes: torch.Tensor | None = None
+    """int64 (kv_heads,): the heads' memory is packed, the last head's first."""
+
+    def packed(self, stored: torch.Tensor) -> torch.Tensor:
+        """What exists of (kv_heads, capacity, ...), head after head from the last one on."""
+        assert self.holes is not None
+        return torch.cat(
+            [head[holes:] for head, holes in reversed(list(zip(stored, self.holes.tolist(), strict=True)))]
+        )
+
+    def bases(self) -> torch.Tensor:
+        assert self.holes is not None
+        ends = (self.keys.shape[1] - self.holes).flip(0).cumsum(0).flip(0)
+        return ends - self.keys.shape[1]
 
     def stored(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Keys and values as they are stored, and their scales."""
@@ -40,6 +57,15 @@ class Case:
                     head_stride=capacity * width,
                 )  # fmt: skip
             return halves, []
+        if self.storage == "int4":
+            bytes_ = _core.row_bytes("int4", width)
+            groups = [torch.empty((*x.shape[:2], bytes_), dtype=torch.uint8) for x in both]
+            for x, to in zip(both, groups, strict=True):
+                _core.quantize_groups(
+                    x=x.data_ptr(), kv_heads=kv_heads, rows=capacity, head_dim=width, to=to.data_ptr(),
+                    head_stride=capacity * bytes_,
+                )  # fmt: skip
+            return groups, []
         levels = [torch.empty(x.shape, dtype=torch.int8) for x in both]
         scales = [torch.empty(x.shape[:2]) for x in both]
         for x, to, scale in zip(both, levels, scales, strict=True):
@@ -64,17 +90,19 @@ class Case:
             assert self.positions is not None
             assert self.row_positions is not None
             seen &= self.positions[:, None, : self.count] > self.row_positions[:, None] - self.window
+        if self.holes is not None:
+            seen &= torch.arange(self.count) >= self.holes[:, None, None]
         return seen
 
 
 def expected(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output (heads, rows, width), weights (heads, rows, count), sums (kv_heads, count) in float64."""
     stored, scales = case.stored()
-    keys, values = (
-        x[:, : case.count].double() * (scales[i][:, : case.count, None].double() if scales else 1)
-        for i, x in enumerate(stored)
-    )
     heads, rows, width = case.queries.shape
+    parts = [[x[:, : case.count], *(s[:, : case.count] for s in scales[i : i + 1])] for i, x in enumerate(stored)]
+    keys, values = (PRECISIONS[case.storage].decode(each, width, torch.float64) for each in parts)
+    if case.centres is not None:
+        keys = keys + case.centres[:, None]
     kv_heads = keys.shape[0]
     queries = case.queries.double().view(kv_heads, heads // kv_heads, rows, width)
     scores = queries @ keys[:, None].transpose(-1, -2) * case.scale
@@ -95,13 +123,17 @@ def run(
     stored, scales = case.stored()
     heads, rows, width = case.queries.shape
     kv_heads, capacity, _ = case.keys.shape
+    bases = None
+    if case.holes is not None:
+        stored, scales, bases = [case.packed(x) for x in stored], [case.packed(x) for x in scales], case.bases()
     out = torch.full((rows, heads, width), 7.0)
     probabilities = torch.full((heads, rows, case.count), 7.0) if weights else None
     totals = torch.full((kv_heads, case.count), 7.0) if sums else None
     own = None if case.own is None else case.own.to(torch.uint8).contiguous()
     tensors = {
         "positions": case.positions, "row_positions": case.row_positions, "own": own, "index": case.index,
-        "weights": probabilities, "sums": totals,
+        "weights": probabilities, "sums": totals, "bases": bases, "holes": case.holes,
+        "centres": case.centres,
     }  # fmt: skip
     pointers = {name: 0 if tensor is None else tensor.contiguous().data_ptr() for name, tensor in tensors.items()}
     if scales:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tests.attention.kernel_call import Case, expected, run
 from tokloom import _core
+from tokloom.attention.precision import PRECISIONS
 
-STORAGES = ("fp32", "bf16", "int8")
+STORAGES = ("fp32", "bf16", "int8", "int4")
 # The reference has what is stored, so that no storage needs more than what float32 sums lose.
 CLOSE = {"atol": 3e-5, "rtol": 3e-5}
 
@@ -97,14 +98,18 @@ SHAPES = {
     window=st.sampled_from([0, 0, 1, 10, 150, 10**6]),
     softcap=st.sampled_from([0.0, 0.0, 2.0, 50.0]),
     branching=st.booleans(),
+    ragged=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
 def test_equals_torch(
     seed: int, rows: int, past: int, kv_heads: int, group: int, width: int, storage: str, threads: int, window: int,
-    softcap: float, branching: bool,
+    softcap: float, branching: bool, ragged: bool,
 ) -> None:  # fmt: skip
     own = tree(rows) if branching else None
-    check(build(seed, rows, past, kv_heads, group, width, storage, window=window, softcap=softcap, own=own), threads)
+    case = build(seed, rows, past, kv_heads, group, width, storage, window=window, softcap=softcap, own=own)
+    case.holes = torch.randint(0, past + 1, (kv_heads,)) if ragged else None
+    case.centres = torch.randn(kv_heads, width) if ragged else None
+    check(case, threads)
 
 
 @given(**SHAPES, shared_heads=st.booleans(), shared_rows=st.booleans(), chosen=st.sampled_from([0, 1, 20, 300]))
@@ -118,6 +123,7 @@ def test_chosen_slots_equal_a_mask(
     index = torch.stack([torch.randperm(past + 3)[:chosen] for _ in range(shape[0] * shape[1])])
     index[index >= past] = -1
     case.index = index.view(*shape, -1)
+    case.holes = torch.randint(0, past + 1, (kv_heads,)) if seed % 2 else None
     check(case, threads)
     unused = torch.ones(kv_heads, past + rows, dtype=torch.bool)
     unused &= ~case.visible().any(1)
@@ -224,6 +230,33 @@ def test_storage_round_trips() -> None:
     assert (got[0, 0] == 0).all()
 
 
+def test_int4_groups_are_near_and_no_worse_than_the_plain_grid() -> None:
+    """Every element within half a step of a grid that is at most the group's range wide, and the squared error not
+    above that of the grid from the least to the largest; NaN stays in its group."""
+    torch.manual_seed(1)
+    x = torch.randn(2, 40, 72) * torch.logspace(-5, 5, 40)[:, None]
+    x[0, 0] = 0
+    x[0, 1] = 3.0
+    x[0, 2, 40], x[0, 3, 5] = torch.nan, -torch.inf
+    (rows, _), _ = Case(x[:, :1], x, x, 40, storage="int4").stored()
+    assert rows.shape == (2, 40, 60)
+    got = PRECISIONS["int4"].decode([rows], 72, torch.float32)
+    assert got[0, 2, 32:64].isnan().all()
+    assert got[0, 3, :32].isnan().all()
+    assert got[0, 2, :32].isfinite().all()
+    assert (got[0, 0] == 0).all()
+    assert (got[0, 1] == 3.0).all()
+    for first in (0, 32, 64):
+        group, near = x[:, 4:, first : first + 32], got[:, 4:, first : first + 32]
+        least, most = group.amin(-1, keepdim=True), group.amax(-1, keepdim=True)
+        step = ((most - least) / 15).bfloat16().float()
+        zero = least.bfloat16().float()
+        plain = ((group - zero) / step).round().clamp(0, 15) * step + zero
+        error, of_plain = ((near - group) ** 2).sum(-1), ((plain - group) ** 2).sum(-1)
+        assert (error <= of_plain * 1.0001).all()
+        assert error.sum() < 0.95 * of_plain.sum() or first == 64
+
+
 @cache
 def of_instruction_set(name: str) -> tuple[str, torch.Tensor]:
     """Results in a process of its own, as the set is chosen once; a missing one falls back to the next."""
@@ -233,8 +266,9 @@ import torch
 from tests.attention.kernel_call import run
 from tests.attention.test_kernel import build, check, tree
 from tokloom import _core
+from tokloom.attention.precision import PRECISIONS
 outs = []
-for storage in ("fp32", "bf16", "int8"):
+for storage in ("fp32", "bf16", "int8", "int4"):
     for rows, group, width in ((1, 1, 64), (1, 3, 72), (3, 1, 20), (16, 3, 64), (5, 8, 128)):
         case = build(rows, rows, 300, 2, group, width, storage, softcap=20.0, window=200, own=tree(rows))
         check(case, 2)

@@ -64,7 +64,7 @@ def test_defaults_are_those_of_the_engine_and_of_sampling() -> None:
 
     ours = {name: p.default for name, p in inspect.signature(ask).parameters.items()}
     theirs = inspect.signature(Engine).parameters
-    for name in ("model", "attention", "drafter", "context", "dtype", "device", "weights", "kv"):
+    for name in ("model", "attention", "rope", "drafter", "context", "dtype", "device", "weights", "kv"):
         assert ours[name] == theirs[name].default
     for name in ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed"):
         assert ours[name] == getattr(Sampling(), name)
@@ -91,6 +91,7 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
             "int8",
         ),
         *("--context", "context_bubble:budget=300", "--budget", "700", "--attention", "h2o:budget=64"),
+        *("--rope", "giraffe:scale=2"),
         *("--drafter", "token_recycling", "--max-new-tokens", "9", "--temperature", "0.5", "--top-k", "4"),
         *("--top-p", "0.9", "--min-p", "0.1", "--seed", "3", "--stop", "END", "--stop", ".", "--choices", "yes, no"),
     )
@@ -103,7 +104,13 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
         "device": "cpu",
         "context": "context_bubble:budget=700",
         "attention": "h2o:budget=64",
+        "predictor": None,
+        "rope": "giraffe:scale=2",
         "drafter": "token_recycling",
+        "denoiser": None,
+        "denoising_cache": None,
+        "search": None,
+        "verifier": None,
     }
     assert engine.asked["prompt"] == "Who?"
     assert [d.name for d in engine.asked["documents"]] == [str(book)]

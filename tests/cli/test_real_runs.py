@@ -167,3 +167,15 @@ def test_interrupt_ends_at_once_and_quietly(tmp_path: Path) -> None:
     assert complaint == "\ntokloom: interrupted\n"
     assert time.monotonic() - start < 30
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_drafter_learns_into_a_file(ask: Run, tmp_path: Path) -> None:
+    file = tmp_path / "learned"
+    options = ("--budget", "300", "--quiet", "--drafter-state", str(file))
+    first = ask(*options, "--drafter", "token_recycling")
+    assert first.code == 0
+    assert file.stat().st_size > 0
+    assert ask(*options, "--drafter", "token_recycling") == first
+    refused = ask(*options)
+    assert refused.code == 2
+    assert "--drafter" in refused.err

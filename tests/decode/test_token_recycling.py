@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,18 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokloom import Engine, Sampling
+from tokloom.decode.stage import DraftRequest, DraftTree, Verified
 from tokloom.decode.token_recycling import TokenRecycling
 from tokloom.models.language_model import LanguageModel
 
 VOCABULARY = 20
 
 
-class FakeVocabulary:
-    size = VOCABULARY
-
-
 def started(**options: int):  # type: ignore[no-untyped-def]
-    return TokenRecycling(**options).start(FakeVocabulary(), torch.device("cpu"))  # type: ignore[arg-type]
+    return TokenRecycling(**options).start(SimpleNamespace(vocabulary=SimpleNamespace(size=VOCABULARY)))  # type: ignore[arg-type]
+
+
+def propose(state, tokens: list[int], limit: int) -> DraftTree:  # type: ignore[no-untyped-def]
+    return state.propose(DraftRequest(tokens, limit, None))  # type: ignore[arg-type,no-any-return]
+
+
+def observe(state, rows: list[int], logits: torch.Tensor) -> None:  # type: ignore[no-untyped-def]
+    """A pass of which the first row only was accepted."""
+    state.observe(Verified(rows[:1], rows, (-1, *((0,) * (len(rows) - 1))), logits, [0]))
 
 
 passes = st.lists(
@@ -40,10 +47,10 @@ def test_the_tree_follows_what_was_observed(history: list[list[tuple[int, int]]]
         logits = torch.stack(
             [torch.from_numpy(np.random.default_rng(seed).permutation(VOCABULARY)) for _, seed in rows]
         )
-        state.observe([token for token, _ in rows], logits.float(), [0])
+        observe(state, [token for token, _ in rows], logits.float())
         for (token, _), row in zip(rows, logits, strict=True):
             seen[token] = row.argsort(descending=True)[:4].tolist()
-    tree = state.propose([3, last], limit)
+    tree = propose(state, [3, last], limit)
     assert len(tree) <= limit
     depths = tree.depths()
     assert all(depth <= 4 for depth in depths)
@@ -66,11 +73,11 @@ def test_hit_rates_shape_the_tree() -> None:
         token, follower = step % 10, (step + 1) % 10
         logits = torch.zeros(1, VOCABULARY)
         logits[0, follower] = 1
-        right.observe([token], logits, [0])
-        wrong.observe([token], torch.from_numpy(np.random.default_rng(step).random((1, VOCABULARY))), [0])
-    assert max(right.propose([3], 8).depths()) == 8
-    assert right.propose([3], 8).tokens == (4, 5, 6, 7, 8, 9, 0, 1)
-    assert max(wrong.propose([3], 8).depths()) < 4
+        observe(right, [token], logits)
+        observe(wrong, [token], torch.from_numpy(np.random.default_rng(step).random((1, VOCABULARY))))
+    assert max(propose(right, [3], 8).depths()) == 8
+    assert propose(right, [3], 8).tokens == (4, 5, 6, 7, 8, 9, 0, 1)
+    assert max(propose(wrong, [3], 8).depths()) < 4
 
 
 @pytest.mark.parametrize(
@@ -130,6 +137,6 @@ def test_the_prompt_gives_the_latest_followers(prompt: list[int]) -> None:
 
 
 def test_without_the_prompt_nothing_is_known() -> None:
-    state = TokenRecycling(prompt=False).start(FakeVocabulary(), torch.device("cpu"))  # type: ignore[arg-type]
+    state = started(prompt=False)
     state.read([1, 2, 3, 1, 2])
-    assert len(state.propose([1], 10)) == 0
+    assert len(propose(state, [1], 10)) == 0

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokloom.decode.stage import Drafter, DraftState, DraftTree
+from tokloom import Engine, Sampling, registry
+from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, DraftTree, Verified
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
 from tokloom.engine.drafting import Drafting, Pace
+from tokloom.errors import ArgumentError, DocumentError
 from tokloom.models.language_model import LanguageModel
 
 
@@ -17,11 +23,11 @@ class Chain(DraftState):
     def __init__(self, chance: float) -> None:
         self.chance = chance
 
-    def propose(self, tokens, limit):  # type: ignore[no-untyped-def]
-        n = min(10, limit)
+    def propose(self, request):  # type: ignore[no-untyped-def]
+        n = min(10, request.limit)
         return DraftTree(tuple(range(n)), tuple(range(-1, n - 1)), tuple(self.chance ** (i + 1) for i in range(n)))
 
-    def observe(self, tokens, logits, path):  # type: ignore[no-untyped-def]
+    def observe(self, seen):  # type: ignore[no-untyped-def]
         return None
 
 
@@ -29,7 +35,7 @@ class ChainDrafter(Drafter):
     def __init__(self, chance: float) -> None:
         self.chance = chance
 
-    def start(self, vocabulary, device):  # type: ignore[no-untyped-def]
+    def start(self, model):  # type: ignore[no-untyped-def]
         return Chain(self.chance)
 
 
@@ -38,6 +44,12 @@ def drafting(model: LanguageModel, chance: float, cost_of_64: float) -> Drafting
     made._curve = CostCurve({1: 1.0, 64: cost_of_64})
     made.pace = Open()
     return made
+
+
+def verified(tree: DraftTree) -> Verified:
+    """A pass of which nothing was accepted."""
+    rows = len(tree) + 1
+    return Verified([1], [1, *tree.tokens], (-1, *(p + 1 for p in tree.parents)), torch.zeros(rows, 4), [0])
 
 
 class Open(Pace):
@@ -53,10 +65,16 @@ class Clock:
         return self.now
 
 
-def passes(pace: Pace, clock: Clock, count: int, seconds: float, tokens: int = 1, drafted: bool = False) -> None:
+def passes(
+    pace: Pace, clock: Clock, count: int, seconds: float, tokens: int = 1, drafted: bool = False, asking: float = 0.0
+) -> None:
+    """asking: of the seconds those that the drafter took; it is not asked at all if it neither drafted nor took any."""
     for _ in range(count):
         pace.begin()
-        clock.now += seconds
+        clock.now += asking
+        if drafted or asking:
+            pace.asked()
+        clock.now += seconds - asking
         pace.end(drafted, tokens)
 
 
@@ -87,6 +105,18 @@ def test_drafting_that_is_slower_rests_ever_longer_and_one_that_pays_goes_on() -
     assert pace.gain == pytest.approx(2.0, rel=0.05)
 
 
+def test_a_drafter_that_takes_long_and_proposes_nothing_rests_and_a_cheap_one_waits() -> None:
+    clock = Clock()
+    dear, cheap = Pace(clock), Pace(clock)
+    for pace, asking in ((dear, 0.5), (cheap, 0.01)):
+        passes(pace, clock, Pace.PLAIN, 1.0)
+        passes(pace, clock, Pace.TRIAL, 1.0 + asking, asking=asking)
+        assert pace.plain == pytest.approx(1.0)
+        assert pace.gain == pytest.approx(1 / (1 + asking), rel=0.2)
+    assert not dear.open
+    assert cheap.open
+
+
 def test_one_slow_plain_pass_does_not_count_and_forced_tokens_are_not_timed() -> None:
     clock = Clock()
     pace = Pace(clock)
@@ -99,22 +129,22 @@ def test_one_slow_plain_pass_does_not_count_and_forced_tokens_are_not_timed() ->
 
 
 def test_nothing_is_drafted_when_it_does_not_pay(tiny_llama: LanguageModel) -> None:
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 20)) == 10
-    assert len(drafting(tiny_llama, 0.05, 64.0).propose([1], 20)) == 0
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 3)) == 3
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 0)) == 0
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 20, None)) == 10
+    assert len(drafting(tiny_llama, 0.05, 64.0).propose([1], 20, None)) == 0
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 3, None)) == 3
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 0, None)) == 0
 
 
 def test_trust_falls_with_rejections_and_comes_back(tiny_llama: LanguageModel) -> None:
     made = drafting(tiny_llama, 0.9, 3.0)
-    tree = made.propose([1], 20)
+    tree = made.propose([1], 20, None)
     assert len(tree) > 0
     for _ in range(60):
-        made.learn([1], torch.zeros(1, 4), tree, [0])
-    assert len(made.propose([1], 20)) == 0
+        made.learn(verified(tree), tree)
+    assert len(made.propose([1], 20, None)) == 0
     for _ in range(300):
-        made.learn([1], torch.zeros(1, 4), DraftTree(), [0])
-    assert len(made.propose([1], 20)) > 0
+        made.learn(verified(DraftTree()), DraftTree())
+    assert len(made.propose([1], 20, None)) > 0
 
 
 trees = st.lists(st.integers(0, 100), min_size=1, max_size=15).map(
@@ -160,3 +190,116 @@ def test_curve_is_measured_once(tiny_llama: LanguageModel, tmp_path, monkeypatch
     (stored,) = (tmp_path / "cost_curves").iterdir()
     stored.write_text("damaged")
     assert set(load_or_measure(tiny_llama).seconds) == set(WIDTHS)
+
+
+def test_a_saved_state_drafts_as_the_one_that_learned(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    text, sampling = "one two three four five six seven one two", Sampling(max_new_tokens=24)
+    learned = Engine(tiny_llama, drafter="token_recycling", drafter_state=tmp_path / "absent")
+    learned.generate(text, sampling=sampling)
+    file = tmp_path / "deep" / "state"
+    learned.save_drafter_state(file)
+    assert os.listdir(file.parent) == ["state"]
+    again = Engine(tiny_llama, drafter="token_recycling", drafter_state=file)
+    for name, array in learned._drafting.state.arrays().items():  # type: ignore[union-attr]
+        np.testing.assert_array_equal(again._drafting.state.arrays()[name], array)  # type: ignore[union-attr]
+    tokens = tiny_llama.encode(text)
+    assert len(again._drafting.state.propose(DraftRequest(tokens, 20, None))) > 0  # type: ignore[union-attr,arg-type]
+
+
+def test_a_state_of_another_drafter_or_no_state_is_refused(
+    tiny_llama: LanguageModel, tiny_qwen3: LanguageModel, tmp_path: Path
+) -> None:
+    file, text = tmp_path / "state", tmp_path / "text"
+    Engine(tiny_llama, drafter="token_recycling").save_drafter_state(file)
+    text.write_text("no state")
+    with pytest.raises(ArgumentError, match=r"token_recycling on tiny-qwen3.*token_recycling on tiny-llama"):
+        Engine(tiny_qwen3, drafter="token_recycling", drafter_state=file)
+    with pytest.raises(ArgumentError, match="candidates=4"):
+        Engine(tiny_llama, drafter="token_recycling:candidates=4", drafter_state=file)
+    for wrong in (text, tmp_path):
+        with pytest.raises(DocumentError, match="is not a drafter's state"):
+            Engine(tiny_llama, drafter="token_recycling", drafter_state=wrong)
+    with pytest.raises(ArgumentError, match="drafter_state"):
+        Engine(tiny_llama, drafter_state=file)
+    with pytest.raises(ArgumentError, match="a drafter, whose state"):
+        Engine(tiny_llama).save_drafter_state(file)
+
+
+class Listed(DraftState):
+    """Proposes one tree whatever the text, and keeps what it is asked and told."""
+
+    def __init__(self, tree: DraftTree) -> None:
+        self.tree = tree
+        self.asked: list[list[int]] = []
+        self.told: list[tuple[tuple[int, ...], list[int]]] = []
+
+    def propose(self, request):  # type: ignore[no-untyped-def]
+        self.asked.append(list(request.tokens))
+        return self.tree
+
+    def observe(self, seen):  # type: ignore[no-untyped-def]
+        return None
+
+    def judge(self, tree, path):  # type: ignore[no-untyped-def]
+        self.told.append((tree.tokens, list(path)))
+
+
+class ListedDrafter(Drafter):
+    def __init__(self, tree: DraftTree) -> None:
+        self.tree = tree
+
+    def start(self, model):  # type: ignore[no-untyped-def]
+        return Listed(self.tree)
+
+
+def listed(model: LanguageModel, tree: DraftTree) -> Drafting:
+    made = Drafting(ListedDrafter(tree), model)
+    made._curve = CostCurve({1: 1.0, 64: 1.0})
+    made.pace = Open()
+    return made
+
+
+def test_guesses_follow_certain_tokens(tiny_llama: LanguageModel) -> None:
+    """One tree: the chain that the constraint forces, the drafter's guesses below it; the drafter hears of its own."""
+    model = tiny_llama
+    made = listed(model, DraftTree((7, 8, 9), (-1, -1, 0), (0.9, 0.5, 0.8), ("a", "b", "c")))
+    prediction = Engine(model)._predict(8)
+    tree = made.propose([1, 2], 9, prediction, [5, 6])
+    assert made.state.asked == [[1, 2, 5, 6]]  # type: ignore[attr-defined]
+    assert tree.tokens == (5, 6, 7, 8, 9)
+    assert tree.parents == (-1, 0, 1, 1, 2)
+    assert tree.after(2) == DraftTree((7, 8, 9), (-1, -1, 0), (0.9, 0.5, 0.8), ("a", "b", "c"))
+    made.learn(Verified([1, 2], [2, *tree.tokens], (-1, 0, 1, 2, 2, 3), torch.zeros(6, 4), [0, 1, 2, 3, 5]), tree, 2)
+    assert made.state.told == [((7, 8, 9), [0, 1, 3])]  # type: ignore[attr-defined]
+    assert made.propose([1, 2], 3, prediction, [5, 6]).tokens == (5, 6, 7, 8)
+    assert made.propose([1, 2], 2, prediction, [5, 6]).tokens == (5, 6)
+    made._curve = CostCurve({1: 1.0, 3: 1.0, 4: 99.0, 64: 99.0})
+    assert made.propose([1, 2], 9, prediction, [5, 6]).tokens == (5, 6)
+
+
+def test_what_the_constraint_forbids_costs_no_row(tiny_llama: LanguageModel) -> None:
+    model = tiny_llama
+    yes, no, maybe = (model.encode(text)[0] for text in (" one", " two", " three"))
+    matcher = registry.build('choices:options=[" one two"," one three"]', Constraint, "constraint").start(
+        model.vocabulary
+    )
+    matcher.accept(yes)
+    tree = DraftTree((yes, no, maybe, no), (-1, -1, -1, 2), (0.9, 0.8, 0.7, 0.6))
+    kept = listed(model, tree).propose([1, yes], 9, Engine(model)._predict(8), (), matcher)
+    assert kept.tokens == (no, maybe)
+    assert kept.chances == (0.8, 0.7)
+
+
+@pytest.mark.parametrize("drafter", ["suffix_automaton", "merged"])
+def test_forced_stretches_and_guesses_share_passes(drafter: str, tiny_llama: LanguageModel) -> None:
+    """Under a constraint that alternates forced text and choices, a drafter saves passes and changes nothing."""
+    rule = r'regex:pattern="(name: (one|two|three); ){6}end"'
+    sampling = Sampling(max_new_tokens=120)
+    plain = Engine(tiny_llama).generate("one two", sampling=sampling, constraint=rule)
+    engine = Engine(tiny_llama, drafter=drafter)
+    engine._drafting._curve = CostCurve(dict.fromkeys(WIDTHS, 1.0))  # type: ignore[union-attr]
+    engine._drafting.pace = Open()  # type: ignore[union-attr]
+    results = [engine.generate("one two", sampling=sampling, constraint=rule) for _ in range(2)]
+    assert all(result.tokens == plain.tokens for result in results)
+    passes = [result.ledger.row("decode").forward_passes for result in (plain, *results)]
+    assert passes[2] < passes[0]

@@ -11,7 +11,7 @@ from tokloom import Engine, Sampling
 
 # Largest mean difference of a token's log-probability to transformers' own layers, at the end of a page.
 TOLERANCES = {"exact": 1e-4, "fp32": 1e-4, "bf16": 0.02, "int8": 0.06, "int4": 0.06}
-KV = {"bf16": 0.01, "int8": 0.04}  # measured on four pages: 0.005 to 0.006, and 0.026 to 0.029
+KV = {"bf16": 0.01, "int8": 0.04, "int4": 0.25}  # measured on four pages: 0.005 to 0.006, and 0.026 to 0.029
 
 
 def rated(engine: Engine, page: str) -> torch.Tensor:
@@ -54,7 +54,7 @@ def long_rated(model: tokloom.LanguageModel, alice: str, kv: str) -> torch.Tenso
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("kv", ["bf16", "int8"])
+@pytest.mark.parametrize("kv", ["bf16", "int8", "int4"])
 def test_stored_precision_costs_little(
     kv: str, smollm2: tokloom.LanguageModel, alice: str, long_reference: torch.Tensor
 ) -> None:
@@ -85,5 +85,5 @@ def test_drafting_over_every_store(kv: str, attention: str, smollm2: tokloom.Lan
 
 
 def test_an_unknown_precision_is_named() -> None:
-    with pytest.raises(tokloom.errors.ArgumentError, match=r"kv='int3'.*fp32, bf16, int8, or None"):
+    with pytest.raises(tokloom.errors.ArgumentError, match=r"kv='int3'.*fp32, bf16, int8, int4, or None"):
         Engine(kv="int3")

@@ -120,7 +120,7 @@ def test_the_probabilities_that_a_policy_sees_are_those_of_transformers(name: st
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize(("kv", "tolerance"), [("bf16", 0.02), ("int8", 0.05)])
+@pytest.mark.parametrize(("kv", "tolerance"), [("bf16", 0.02), ("int8", 0.05), ("int4", 0.3)])
 def test_stored_precisions(name: str, kv: str, tolerance: float) -> None:
     """The same with both ways of attention, and near the exact one; bytes are those of the tensors."""
     model = build(name)
@@ -133,7 +133,7 @@ def test_stored_precisions(name: str, kv: str, tolerance: float) -> None:
     assert (fused - expected).abs().max() < tolerance * 8 * spread
     assert (fused - by_modules).abs().max() < tolerance * 8 * spread
     assert not torch.equal(fused, expected)
-    assert 0.2 < store.bytes / exact.bytes < 0.8
+    assert 0.15 < store.bytes / exact.bytes < 0.8
 
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16"])

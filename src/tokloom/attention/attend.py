@@ -16,10 +16,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tokloom._core import attend as core_attend
-from tokloom.attention.kv_store import STORED, KVLayer, KVStore
+from tokloom.attention.kv_layer import grouped_sum
+from tokloom.attention.kv_store import KVLayer, KVStore, StoreGroup
 from tokloom.errors import UnsupportedModelError
 
 NAME = "tokloom"
+
+MOST_WEIGHTS = 2**22
+"""Probabilities that are there at a time where only their sums are wanted."""
 
 FEW = 64
 """Rows up to which the core's kernel attends between torch's own operations, whose threads it would have to share."""
@@ -35,7 +39,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    kv_store: KVStore | None = None,
+    kv_store: KVStore | StoreGroup | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer.
@@ -56,9 +60,13 @@ def attend(
             raise UnsupportedModelError(
                 f"{type(module).__name__} passes {extra!r} to attention; tokloom has no rule for it."
             )
-    layer = kv_store.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    layers = [store.layers[int(module.layer_idx)] for store in kv_store.stores]  # type: ignore[arg-type]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return attend_layer(layer, query, scale, softcap, sliding_window), None
+    outs = [
+        attend_layer(layer, rows, scale, softcap, sliding_window)
+        for layer, rows in zip(layers, torch.split(query, [layer.step.rows for layer in layers], dim=2), strict=True)
+    ]
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
 
 
 def attend_layer(
@@ -82,33 +90,43 @@ def attend_layer(
     replaced = layer.policy.attention(layer, query, scale, softcap) if window is None else None
     selected = layer.policy.select(layer, query) if window is None and replaced is None else None
     count(layer, selected)
-    wanted = "attention_weights" in layer.policy.needs and window is None
+    if layer.watch is not None:
+        layer.watch(layer, selected)
+    needs = layer.policy.needs if window is None else ()
+    # A tree's rows are summed once it is known which of them stay.
+    summed = "attention_sums" in needs and "attention_weights" not in needs and layer.step.parents is None
+    wanted = "attention_sums" in needs or "attention_weights" in needs
     if replaced is not None:
         out, weights = replaced.transpose(1, 2).contiguous(), None
     elif layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few):
-        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None)
+        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None, summed)
     else:
         out, weights = _torch(layer, query, selected, scale, softcap), None
     if wanted and weights is None:
         mask, _ = _mask(layer, None)
         if mask is None and layer.step.rows > 1:
             mask = layer.step.own[None, None]
-        weights = attention_weights(query, layer.keys, mask, scale, softcap)
+        make = attention_sums if summed else attention_weights
+        weights = make(query, layer.keys, mask, scale, softcap)
     layer.hold(query, weights)
     return out
 
 
 def _core(
-    layer: KVLayer, query: torch.Tensor, selected: torch.Tensor | None, scale: float, softcap: float | None, want: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """By the C++ kernel: (1, rows, heads, head_dim), and if wanted the probabilities (1, heads, rows, slots)."""
+    layer: KVLayer, query: torch.Tensor, selected: torch.Tensor | None, scale: float, softcap: float | None,
+    wanted: bool, summed: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """By the C++ kernel: (1, rows, heads, head_dim), and if wanted the probabilities (1, heads, rows, slots), or their
+    sums (1, kv_heads, slots)."""
     _, heads, rows, width = query.shape
     step = layer.step
     query = query.contiguous()
     out = torch.empty(1, rows, heads, width)
-    weights = torch.empty(1, heads, rows, layer.count) if want else None
-    keys, values, positions, *scales = layer.buffers
-    choice: dict[str, int] = {}
+    weights = None
+    if wanted:
+        weights = torch.empty((1, layer.kv_heads, layer.count) if summed else (1, heads, rows, layer.count))
+    address = 0 if weights is None else weights.data_ptr()
+    choice: dict[str, Any] = {}
     if selected is not None:
         selected = selected.contiguous()
         _, index_heads, index_rows, chosen = selected.shape
@@ -117,13 +135,10 @@ def _core(
         }  # fmt: skip
     core_attend(
         queries=query.data_ptr(), query_strides=(rows * width, width), out=out.data_ptr(),
-        out_strides=(width, heads * width), keys=keys.data_ptr(), values=values.data_ptr(),
-        key_scales=scales[0].data_ptr() if scales else 0, value_scales=scales[1].data_ptr() if scales else 0,
-        storage=STORED[keys.dtype], heads=heads, kv_heads=keys.shape[1], rows=rows, head_dim=width,
-        capacity=keys.shape[2], count=layer.count, positions=positions.data_ptr(),
+        out_strides=(width, heads * width), heads=heads, rows=rows, count=layer.count,
         row_positions=step.row_positions.data_ptr(), own=step.own.data_ptr() if step.parents is not None else 0,
         window=layer.window or 0, scale=scale, softcap=softcap or 0.0, threads=torch.get_num_threads(),
-        weights=weights.data_ptr() if weights is not None else 0, **choice,
+        weights=0 if summed else address, sums=address if summed else 0, **layer.slots.core_arguments, **choice,
     )  # fmt: skip
     return out, weights
 
@@ -146,15 +161,34 @@ def attention_weights(
     query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float | None = None
 ) -> torch.Tensor:
     """softmax(scale * q k^T) under a bool mask: (batch, heads, rows, slots), in the dtype of `query`."""
-    batch, heads, rows, width = query.shape
-    kv_heads = key.shape[1]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads, rows, width)
-    scores = grouped @ key[:, :, None].transpose(-1, -2) * scale  # (batch, kv_heads, group, rows, slots)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    batch, heads, rows, _ = query.shape
+    scores = attention_scores(query, key, scale, softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
     return scores.softmax(-1).reshape(batch, heads, rows, key.shape[2])
+
+
+def attention_sums(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float | None = None
+) -> torch.Tensor:
+    """`attention_weights` summed over the rows and the heads of a group: (batch, kv_heads, slots), float32."""
+    batch, heads, rows, _ = query.shape
+    out = torch.zeros(batch, key.shape[1], key.shape[2], device=query.device)
+    step = max(1, MOST_WEIGHTS // (batch * heads * key.shape[2]))
+    for first in range(0, rows, step):
+        part = None if mask is None else mask[:, :, first : first + step]
+        weights = attention_weights(query[:, :, first : first + step], key, part, scale, softcap)
+        out += grouped_sum(weights, key.shape[1])
+    return out
+
+
+def attention_scores(query: torch.Tensor, key: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """scale * q k^T, capped: (batch, kv_heads, group, rows, slots), in the dtype of `query`."""
+    batch, heads, rows, width = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, rows, width)
+    scores = grouped @ key[:, :, None].transpose(-1, -2) * scale
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 def _dense(
@@ -187,7 +221,7 @@ def _attend_chosen(
     """Gathers the slots that all rows share, (batch, kv_heads or 1, 1, chosen); attends to them and the rows' own."""
     past, step = layer.past, layer.step
     index = selected[:, :, 0].expand(selected.shape[0], layer.kv_heads, -1)
-    empty = index < 0
+    empty = index < (0 if layer.holes is None else layer.holes[..., None])
     gather = index.clamp_min(0)[..., None]
     keys, values = (
         torch.cat([held[:, :, :past].gather(2, gather.expand(*index.shape, held.shape[-1])), held[:, :, past:]], dim=2)
@@ -195,7 +229,8 @@ def _attend_chosen(
     )
     mask = None
     if step.rows > 1 or bool(empty.any()):
-        empty = selected[:, :, 0] < 0  # (batch, kv_heads or 1, chosen)
+        if layer.holes is None:
+            empty = selected[:, :, 0] < 0  # (batch, kv_heads or 1, chosen)
         own = step.own.expand(*empty.shape[:2], -1, -1)
         mask = torch.cat([~empty[:, :, None].expand(*empty.shape[:2], step.rows, -1), own], dim=-1)
     return _dense(query, keys, values, mask, scale, softcap)
@@ -206,10 +241,11 @@ def _mask(layer: KVLayer, selected: torch.Tensor | None) -> tuple[torch.Tensor |
 
     None where no slot in that range is hidden from any row, or where causality is all (a pass
     without a past); then the fused kernel runs without a mask. Slots of the past lie before every
-    row, so that only a sliding window can hide one.
+    row, so that only a sliding window can hide one, and holes are hidden from all.
     """
     step, past, count, window = layer.step, layer.past, layer.count, layer.window
-    if step.parents is None and selected is None:
+    exists = layer.slots.exists
+    if step.parents is None and selected is None and exists is None:
         if step.rows == 1:
             return None, 0 if window is None else max(0, count - window)
         if past == 0 and (window is None or count <= window):
@@ -224,6 +260,8 @@ def _mask(layer: KVLayer, selected: torch.Tensor | None) -> tuple[torch.Tensor |
             own = own & (step.position_ids >= first_visible)
         step.masks[key] = torch.cat([before, own], dim=-1)[None, None]
     visible = step.masks[key]
+    if exists is not None:
+        visible = visible & exists[:, :, None]
     if selected is not None:
         chosen = torch.zeros((*selected.shape[:3], count + 1), dtype=torch.bool, device=selected.device)
         chosen.scatter_(-1, torch.where(selected < 0, count, selected), True)
@@ -241,10 +279,14 @@ def count(layer: KVLayer, selected: torch.Tensor | None) -> None:
     if layer.window is not None:
         layer.tally.attended += batch * heads * attendable
     elif selected is None:
-        layer.tally.attended += batch * heads * (layer.past * step.rows + step.own_pairs)
+        holes = 0 if layer.holes is None else int(layer.holes.sum())
+        layer.tally.attended += (batch * heads * layer.past - holes) * step.rows + batch * heads * step.own_pairs
     else:
-        repeats = step.rows // selected.shape[2] * heads // selected.shape[1]
-        layer.tally.attended += int((selected >= 0).sum()) * repeats + batch * heads * step.own_pairs
+        if layer.holes is not None:
+            chosen = int((selected >= layer.holes[..., None, None]).sum()) * (step.rows // selected.shape[2])
+        else:
+            chosen = int((selected >= 0).sum()) * (step.rows // selected.shape[2] * heads // selected.shape[1])
+        layer.tally.attended += chosen + batch * heads * step.own_pairs
 
 
 AttentionInterface.register(NAME, attend)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load, save
 
+from tokloom import registry
 from tokloom.atomic import write_atomic
 from tokloom.attention.kv_layer import KVLayer
 from tokloom.attention.kv_store import KVStore
@@ -72,7 +73,8 @@ def _fingerprint(model: LanguageModel, key: str, tokens: list[int], layers: int,
     """Tells models apart, fine-tuned ones too: by what they make of the first tokens."""
     some = tokens[:64]
     logits = run(KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True), True)
-    identity = [type(model.model).__name__, layers, key, logits.argmax(-1).tolist(), tokens]
+    rope = None if model.rope is None else registry.spec_of(model.rope)
+    identity = [type(model.model).__name__, rope, layers, key, logits.argmax(-1).tolist(), tokens]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 

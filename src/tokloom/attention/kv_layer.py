@@ -1,12 +1,14 @@
-"""Keys and values of one layer: preallocated slots with text positions, and what a policy does to them.
+"""Keys and values of one layer: slots with text positions, and what a policy does to them.
 
 Every slot carries its text position, so that causality, eviction and draft trees are one rule: a
 query sees a slot iff the slot's position is not after its own (and inside the layer's window, and,
-for the slots of a draft tree, the slot is its ancestor).
+for the slots of a draft tree, the slot is its ancestor). Holes are seen by no query.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,13 @@ import torch
 from transformers.cache_utils import CacheLayerMixin
 
 from tokloom._core import KVBuffer
+from tokloom.attention.precision import PRECISIONS, Plain
+from tokloom.attention.slots import Slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-"""How keys and values may be stored. int8 has one scale for each slot of a KV head."""
-STORED = {dtype: name for name, dtype in PRECISIONS.items()}
-"""The names of these, by what the tensors are."""
+Watcher = Callable[["KVLayer", torch.Tensor | None], None]
+"""Is told, once a layer and pass, what `AttentionPolicy.select` chose, before the policy observes and evicts."""
 
 
 @dataclass
@@ -30,8 +32,12 @@ class Tally:
     attended: int = 0
     attendable: int = 0
     """Pairs that causal attention without a policy would have computed."""
-    evicted: int = 0
-    peak_bytes: int = 0
+
+
+def grouped_sum(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """(batch, heads, rows, slots) summed over the rows and the heads of a KV head's group: (batch, kv_heads, slots)."""
+    batch, _, _, slots = weights.shape
+    return weights.view(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32)
 
 
 class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -43,7 +49,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         # CacheLayerMixin.__init__ would assign to keys and values, which are views here.
         self.is_initialized = False
         self.index, self.policy, self.limit, self.precision = index, policy, limit, precision
-        self.count = 0
+        self.slots: Slots
+        """There once `is_initialized`."""
         self.seen = 0
         self.window: int | None = None
         self.step: Step
@@ -53,15 +60,14 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
         self.notes: dict[str, Any] = {}
         """What the policy keeps of this layer beside its slots (an index, say), by name: tensors, or objects with
-        `fork()` and `bytes`. Only slots that are part of the text for good may have gone in."""
+        `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
         self.calibration: dict[str, torch.Tensor] = {}
         """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
+        self.trying = False
+        """Passes will be taken back: what they see must stay."""
+        self.watch: Watcher | None = None
         self.tally = Tally()
-        self._memory: dict[str, torch.Tensor] = {}
-        self._scales: tuple[torch.Tensor, ...] = ()  # int8: of keys and of values, (batch, kv_heads, capacity)
         self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
-        self.core: KVBuffer | None = None
-        """The buffers as the C++ core sees them; None where it can't serve them (a batch, another device)."""
 
     # --- transformers' side
 
@@ -72,41 +78,21 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def allocate(
         self, batch: int, heads: int, width: int, value_width: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """Empty buffers; `dtype` is what the model computes in, and what is stored unless `precision` is given."""
+        """Empty slots; `dtype` is what the model computes in, and what is stored unless `precision` is given."""
         self.dtype, self.device = dtype, device
-        stored = dtype if self.precision is None else PRECISIONS[self.precision]
-        self._keys = torch.empty((batch, heads, 0, width), dtype=stored, device=device)
-        self._values = torch.empty((batch, heads, 0, value_width), dtype=stored, device=device)
-        self._positions = torch.empty((batch, heads, 0), dtype=torch.int32, device=device)
-        if stored == torch.int8:
-            self._scales = tuple(torch.empty((batch, heads, 0), device=device) for _ in range(2))
+        precision = Plain(dtype) if self.precision is None else PRECISIONS[self.precision]
+        self.slots = Slots((batch, heads), (width, value_width), dtype, device, precision, self.limit)
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends the keys and values of this pass, (batch, kv_heads, rows, head_dim); returns all in use."""
+        """Appends the keys and values of this pass, (batch, kv_heads, rows, head_dim). What it returns is not read."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.reserve(key_states.shape[2])
-        for held, new, which in ((self._keys, key_states, 0), (self._values, value_states, 1)):
-            if self._scales:
-                scale = new.float().abs().amax(-1) / 127
-                levels = new.float() / scale.clamp_min(1e-30)[..., None]
-                self._scales[which][:, :, start : self.count] = scale
-                new = levels.round()
-            held[:, :, start : self.count] = new
-        self._positions[:, :, start : self.count] = self.step.position_ids
-        return self.keys, self.values
-
-    def reserve(self, rows: int) -> int:
-        """Takes `rows` slots into use and returns the first; the caller fills in keys, values and positions."""
-        start = self.count
-        self._ensure(start + rows)
-        for memory in self._memory.values():
-            memory[:, :, start : start + rows] = 0
-        self.count = start + rows
-        return start
+        start = self.slots.reserve(key_states.shape[2])
+        self.slots.write(start, key_states, value_states, self.step.position_ids)
+        return key_states, value_states
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -121,29 +107,34 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     @property
     def keys(self) -> torch.Tensor:  # type: ignore[override]
-        """(batch, kv_heads, slots, head_dim) in the model's dtype; a view, a copy if stored in another precision."""
-        return self._read(self._keys, 0)
+        """(batch, kv_heads, slots, head_dim) in the model's dtype, zero in holes. A view where heads hold equally many
+        and nothing has to be converted, else a copy."""
+        return self.slots.keys
 
     @property
     def values(self) -> torch.Tensor:  # type: ignore[override]
         """As `keys`."""
-        return self._read(self._values, 1)
-
-    def _read(self, held: torch.Tensor, which: int, first: int = 0, last: int | None = None) -> torch.Tensor:
-        part = slice(first, self.count if last is None else last)
-        used = held[:, :, part]
-        if self._scales:
-            return (used.float() * self._scales[which][:, :, part, None]).to(self.dtype)
-        return used if used.dtype == self.dtype else used.to(self.dtype)
-
-    @property
-    def kv_heads(self) -> int:
-        return self._keys.shape[1]
+        return self.slots.values
 
     @property
     def positions(self) -> torch.Tensor:
-        """(batch, kv_heads, slots) int32, a view."""
-        return self._positions[:, :, : self.count]
+        """(batch, kv_heads, slots) int32, -1 in holes; a view."""
+        return self.slots.positions
+
+    @property
+    def holes(self) -> torch.Tensor | None:
+        """int64 (batch, kv_heads): how many of a KV head's first slots are holes, because it holds fewer than another
+        head; None where all hold as many."""
+        return self.slots.holes if self.is_initialized else None
+
+    @property
+    def count(self) -> int:
+        """Slots in use, the holes of some heads included."""
+        return self.slots.count if self.is_initialized else 0
+
+    @property
+    def kv_heads(self) -> int:
+        return self.slots.heads
 
     @property
     def past(self) -> int:
@@ -151,75 +142,57 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.count - self.step.rows
 
     def slot_memory(self, name: str, width: int | None = None) -> torch.Tensor:
-        """(batch, kv_heads, slots) float32 of the policy's own, or (batch, kv_heads, slots, width); zero for new slots.
+        """(batch, kv_heads, slots) float32 of the policy's own, or (batch, kv_heads, slots, width); zero for new slots
+        and in holes.
 
         A view to write to. It moves and leaves with its slots."""
-        if name not in self._memory:
-            shape = (*self._positions.shape, *(() if width is None else (width,)))
-            self._memory[name] = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        return self._memory[name][:, :, : self.count]
+        return self.slots.slot_memory(name, width)
 
     def key_range(self, first: int, last: int) -> torch.Tensor:
         """Keys of the slots [first, last), as `keys` has them."""
-        return self._read(self._keys, 0, first, last)
+        return self.slots.key_range(first, last)
+
+    # --- the store's side
+
+    @property
+    def held(self) -> float:
+        """Slots held, the mean over KV heads."""
+        return self.slots.held if self.is_initialized else 0
 
     @property
     def bytes(self) -> int:
         """Size of all tensors held, spare slots and the policy's notes included."""
-        if not self.is_initialized:
-            return 0
         noted = sum(note.nbytes if isinstance(note, torch.Tensor) else note.bytes for note in self.notes.values())
-        return noted + sum(t.numel() * t.element_size() for t in self._buffers)
+        return noted + (self.slots.bytes if self.is_initialized else 0)
 
     @property
-    def buffers(self) -> tuple[torch.Tensor, ...]:
-        """Keys, values (batch, kv_heads, capacity, head_dim) as stored, and what else the store keeps of each slot:
-        positions, int8's scales of keys and of values, (batch, kv_heads, capacity)."""
-        return (self._keys, self._values, self._positions, *self._scales)
-
-    @property
-    def _buffers(self) -> tuple[torch.Tensor, ...]:
-        return (*self.buffers, *self._memory.values())
-
-    # --- the store's side
-
-    def _ensure(self, slots: int) -> None:
-        capacity = self._keys.shape[2]
-        if slots <= capacity:
-            return
-        grown = max(slots, capacity * 3 // 2)
-        # Not beyond what the request can fill, and at once to that when it is near.
-        if slots <= self.limit <= max(grown, slots * 3 // 2):
-            grown = self.limit
-        self._resize(grown)
-
-    def _resize(self, capacity: int) -> None:
-        def resized(old: torch.Tensor) -> torch.Tensor:
-            new = old.new_empty((*old.shape[:2], capacity, *old.shape[3:]))
-            new[:, :, : self.count] = old[:, :, : self.count]
-            return new
-
-        self._keys, self._values, self._positions = map(resized, (self._keys, self._values, self._positions))
-        self._scales = tuple(resized(scales) for scales in self._scales)
-        self._memory = {name: resized(memory) for name, memory in self._memory.items()}
-        self.core = self._as_core_sees()
-        self.tally.peak_bytes = max(self.tally.peak_bytes, self.bytes)
-
-    def _as_core_sees(self) -> KVBuffer | None:
-        batch, heads, capacity, width = self._keys.shape
-        name = STORED.get(self._keys.dtype)
-        if self.device.type != "cpu" or batch != 1 or name is None or self._values.shape[-1] != width:
-            return None
-        scales = [t.data_ptr() for t in self._scales] or [0, 0]
-        return KVBuffer(
-            keys=self._keys.data_ptr(), values=self._values.data_ptr(), key_scales=scales[0], value_scales=scales[1],
-            positions=self._positions.data_ptr(), kv_heads=heads, capacity=capacity, head_dim=width, storage=name,
-        )  # fmt: skip
+    def core(self) -> KVBuffer | None:
+        """The slots as the C++ core sees them; None where it can't serve them (a batch, another device)."""
+        return self.slots.core
 
     def shrink(self, spare: int) -> None:
-        """Gives back slots beyond `spare` free ones, if that is a good part of the buffer."""
-        if self._keys.shape[2] > (self.count + spare) * 5 // 4:
-            self._resize(self.count + spare)
+        """Gives back slots beyond `spare` free ones, if that is a good part of the memory."""
+        if self.slots.capacity > (self.count + spare) * 5 // 4:
+            self.slots.resize(self.count + spare)
+
+    def fork(self) -> KVLayer:
+        """The same layer, independent from now on, with counts of its own."""
+        if self._pending is not None:
+            raise RuntimeError("a store can't be forked while a tree waits for acceptance")
+        other = copy(self)
+        if self.is_initialized:
+            other.slots = self.slots.fork()
+        other.carry, other.tally = dict(self.carry), Tally()
+        other.notes = {
+            name: note.clone() if isinstance(note, torch.Tensor) else note.fork() for name, note in self.notes.items()
+        }
+        return other
+
+    def set_limit(self, limit: int) -> None:
+        """Sets the most slots that will be filled; see `Slots`."""
+        self.limit = limit
+        if self.is_initialized:
+            self.slots.limit = limit
 
     def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
         """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once.
@@ -243,9 +216,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             if weights is not None:
                 columns = torch.cat([torch.arange(start, device=self.device), start + chosen])
                 weights = weights[:, :, chosen][..., columns]
-            for buffer in self._buffers:
-                buffer[:, :, start : start + rows] = buffer[:, :, start + chosen]
-            self.count = start + rows
+            self.slots.keep_rows(start, chosen)
         self.seen += rows
         if rows:
             self.carry = {name: value[:, accepted[-1]] for name, value in self.carried.items()} or self.carry
@@ -255,25 +226,48 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             return
         if queries is None:
             return
+        if weights is not None and weights.dim() == 4 and "attention_weights" not in self.policy.needs:
+            weights = grouped_sum(weights, self.kv_heads)
         self.policy.observe(self, queries, weights)
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
-            self._apply(self.policy.evict(self))
+            self._evict()
+
+    def can_rewind(self, seen: int) -> bool:
+        """Whether all that a query after the first `seen` tokens may see is still held."""
+        if self.count == self.seen or seen == 0:
+            return True
+        return self.window is not None and int(self.positions[0, 0, 0]) <= max(0, seen - self.window)
+
+    def rewind(self, seen: int) -> None:
+        """Drops the slots of all tokens but the first `seen`."""
+        extra = max(0, self.seen - seen)  # a layer that was left out of some passes has seen fewer
+        if self.is_initialized:
+            self.slots.count = max(0, self.count - extra)
+        self.seen -= extra
+        for note in self.notes.values():
+            if not isinstance(note, torch.Tensor):
+                note.rewind(self.count)
+
+    def can_try(self, rows: int) -> bool:
+        """Whether so many tokens can be added and taken back, with nothing lost."""
+        return self.window is None or self.count + rows <= self.window + self._overhang(self.window)
+
+    @staticmethod
+    def _overhang(window: int) -> int:
+        return max(window // 2, 64)
 
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
-        if self.count > window + max(window // 2, 64):
-            drop = self.count - window
-            for buffer in self._buffers:
-                buffer[:, :, :window] = buffer[:, :, drop : self.count].clone()
-            self.count = window
-            self.tally.evicted += drop
+        if self.count > window + self._overhang(window) and not self.trying:
+            newest = torch.arange(self.count - window, self.count, device=self.device)
+            self.slots.keep(newest.expand(*self.positions.shape[:2], window))
 
-    def _apply(self, keep: torch.Tensor | None) -> None:
+    def _evict(self) -> None:
+        keep = self.policy.evict(self)
         if keep is None:
             return
-        kept = keep.shape[2]
-        for buffer in self._buffers:
-            index = keep if buffer.dim() == 3 else keep[..., None].expand(*keep.shape, buffer.shape[-1])
-            buffer[:, :, :kept] = buffer[:, :, : self.count].gather(2, index)
-        self.tally.evicted += self.count - kept
-        self.count = kept
+        merged = self.policy.merge(self, keep)
+        self.slots.keep(keep)
+        if merged is not None:
+            keys, values = (new[:, :, -self.count :] for new in merged)  # without columns that no head has a slot in
+            self.slots.write(0, keys, values, None)

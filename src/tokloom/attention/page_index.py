@@ -43,6 +43,10 @@ class PageIndex:
     def bytes(self) -> int:
         return 0 if self._held is None else self._held.numel() * self._held.element_size()
 
+    def rewind(self, slots: int) -> None:
+        """Forgets pages with slots from `slots` on."""
+        self.count = min(self.count, slots // self.size)
+
     def fork(self) -> PageIndex:
         """An independent copy."""
         other = PageIndex(self.size, self._describe)

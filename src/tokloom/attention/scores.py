@@ -6,13 +6,13 @@ Slots of a selecting policy are never evicted, so that a slot's index is its pos
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from tokloom._core import choose_slots
 from tokloom._core import score_slots as core_score_slots
-from tokloom.attention.kv_layer import STORED, KVLayer
+from tokloom.attention.kv_layer import KVLayer
 
 Reduce = Literal["most", "sum", "mass"]
 """How query heads become one score: the largest, the sum, or the sum of their softmaxes."""
@@ -74,21 +74,23 @@ def score_slots(
     """
     batch, heads, rows, width = queries.shape
     scale = width**-0.5 if scale is None else scale
-    core = layer.core is not None and queries.dtype == torch.float32 and batch == 1
+    core = layer.core is not None and layer.holes is None and queries.dtype == torch.float32 and batch == 1
     if not core or (keys is not None and keys.dtype != torch.float32):
-        held = layer.keys if keys is None else keys
-        held = held if among is not None else held[:, :, : span.last]
-        return _scores(held.float(), queries.float(), span, scale, reduce, shared, among, use)
+        compared = layer.keys if keys is None else keys
+        holes = layer.holes if keys is None else None
+        compared = (compared if among is not None else compared[:, :, : span.last]).float()
+        return _scores(compared, queries.float(), span, scale, reduce, shared, among, use, holes)
+    kv_heads = layer.kv_heads
     if keys is None:
-        stored = layer.buffers[0]
-        storage, scales = STORED[stored.dtype], layer.buffers[3].data_ptr() if len(layer.buffers) > 3 else 0
+        held = layer.slots.core_arguments
+        stored: dict[str, Any] = {"keys": held["keys"], "storage": held["storage"], "key_scales": held["key_scales"],
+                  "centres": held["centres"], "head_stride": held["capacity"]}  # fmt: skip
     else:
-        stored, storage, scales = keys, "fp32", 0
-    kv_heads = stored.shape[1]
+        stored = {"keys": keys.data_ptr(), "storage": "fp32", "head_stride": keys.stride(1) // width}
     queries = queries.contiguous()
     places = span.last if among is None else among.shape[-1]
     out = torch.empty(1, 1 if shared else kv_heads, rows, places)
-    listed: dict[str, int] = {}
+    listed: dict[str, Any] = {}
     if among is not None:
         among = among.contiguous()
         listed = {
@@ -97,9 +99,9 @@ def score_slots(
     use = use.contiguous() if use is not None else None
     core_score_slots(
         queries=queries.data_ptr(), query_strides=(rows * width, width), heads=heads, kv_heads=kv_heads, rows=rows,
-        width=width, keys=stored.data_ptr(), storage=storage, head_stride=stored.stride(1) // width, count=span.last,
-        scale=scale, out=out.data_ptr(), threads=torch.get_num_threads(), key_scales=scales, begin=span.begin,
-        ends=span.ends.data_ptr(), use=use.data_ptr() if use is not None else 0, reduce=reduce, shared=shared, **listed,
+        width=width, count=span.last, scale=scale, out=out.data_ptr(), threads=torch.get_num_threads(),
+        begin=span.begin, ends=span.ends.data_ptr(), use=use.data_ptr() if use is not None else 0, reduce=reduce,
+        shared=shared, **stored, **listed,
     )  # fmt: skip
     return out
 
@@ -113,8 +115,9 @@ def _scores(
     shared: bool,
     among: torch.Tensor | None,
     use: torch.Tensor | None,
+    holes: torch.Tensor | None,
 ) -> torch.Tensor:
-    """As `score_slots`, by torch."""
+    """As `score_slots`, by torch. holes: of each KV head, (batch, kv_heads), which score -inf."""
     batch, _, rows, width = queries.shape
     kv_heads, count = keys.shape[1:3]
     grouped = queries.view(batch, kv_heads, -1, rows, width)
@@ -123,6 +126,7 @@ def _scores(
         raw = grouped @ keys[:, :, None].transpose(-1, -2)  # (batch, kv_heads, group, rows, count)
         inside = (slots >= span.begin) & (slots < span.ends.to(keys.device)[:, None])
         inside = inside.expand(batch, kv_heads, rows, count)
+        listed = slots.expand(batch, kv_heads, rows, count)
     else:
         listed = among.expand(batch, kv_heads, rows, among.shape[-1])
         chosen = keys[:, :, None].expand(-1, -1, rows, -1, -1).gather(
@@ -130,6 +134,8 @@ def _scores(
         )  # fmt: skip
         raw = torch.einsum("bhgrd,bhrcd->bhgrc", grouped, chosen)
         inside = (listed >= span.begin) & (listed < span.ends.to(keys.device)[:, None])
+    if holes is not None:
+        inside = inside & (listed >= holes[..., None, None])
     raw = raw * scale
     raw = raw.masked_fill(~inside[:, :, None], -torch.inf)
     if reduce == "mass":
@@ -142,7 +148,8 @@ def _scores(
         inside = inside & heard[None, ..., None]
     dims = (1, 2) if shared else (2,)
     out = raw.amax(dims) if reduce == "most" else raw.sum(dims)
-    out, inside = (out[:, None], inside[:, :1]) if shared else (out, inside)
+    if shared:
+        out, inside = out[:, None], inside.any(1, keepdim=True)
     return out.masked_fill(~inside, -torch.inf)
 
 

@@ -4,8 +4,9 @@ An `AttentionPolicy` is a set of hooks on the engine's KV store, each optional. 
 options only; what a request accumulates lies in the `KVLayer` that every hook gets:
 
     layer.keys, layer.values   # (batch, kv_heads, slots, head_dim), already rotated (RoPE)
-    layer.positions            # (batch, kv_heads, slots) int32, the text position of each slot
+    layer.positions            # (batch, kv_heads, slots) int32, the text position of each slot, -1 in a hole
     layer.slot_memory(name)    # (batch, kv_heads, slots) float32, moves and leaves with its slot
+    layer.holes                # (batch, kv_heads) int64, or None: how many first slots of a KV head are holes
     layer.carry                # what the last accepted token leaves to the next, by name
     layer.notes                # what else is kept of the layer, by name
     layer.step.shared          # what a layer tells later ones in the same pass
@@ -19,6 +20,7 @@ ones. Positions stay those of the text, whatever was evicted.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from tokloom import registry
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from tokloom.attention.kv_layer import KVLayer
 
-GIVES = frozenset({"queries", "keys", "attention_weights"})
+GIVES = frozenset({"queries", "keys", "attention_weights", "attention_sums"})
 """What a policy may list in `needs`."""
 
 UNLIMITED = 2**30
@@ -60,6 +62,11 @@ class AttentionPolicy:
         """How many tokens may be drafted ahead, with `seen` tokens in the cache, so that each of them
         attends to the very slots that it would when decoded alone. Acceptance is cut off there."""
         return UNLIMITED
+
+    @property
+    def rewinds(self) -> bool:
+        """The last tokens can be taken back: it learns nothing from a pass and drops nothing."""
+        return type(self).observe is AttentionPolicy.observe and type(self).evict is AttentionPolicy.evict
 
     @property
     def calibrates(self) -> bool:
@@ -117,15 +124,36 @@ class AttentionPolicy:
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         """Learns from a pass: `weights` (batch, heads, rows, slots) are the attention probabilities,
-        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows."""
+        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows.
+        With "attention_sums" instead they are (batch, kv_heads, slots), summed over the rows and the
+        heads of a group: much cheaper for a long prompt, as the probabilities are never all there."""
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
-        """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all.
+        """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all. A KV head that keeps
+        fewer than another has -1 at the front of its row, and from then on as many holes, which no query sees.
 
         Called when `room(seen)` starts anew: after each prompt chunk, and while decoding whenever
         as many tokens were added as `room` had allowed."""
         return None
 
     def merge(self, layer: KVLayer, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do."""
+        """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do.
+        Called before anything is dropped; what is returned for a -1 of `keep` is not read."""
         return None
+
+
+class RotaryScaling(ABC):
+    """Interface of what changes a model's rotary frequencies, under any policy: `Engine(rope=...)`."""
+
+    stage: ClassVar[str] = "attention"
+    name: ClassVar[str]
+
+    @abstractmethod
+    def window(self, trained: int) -> int:
+        """The most tokens of prompt and output together, for a model trained on `trained`."""
+
+    @abstractmethod
+    def frequencies(self, plain: torch.Tensor, trained: int) -> tuple[torch.Tensor, float]:
+        """The angle per position of each pair of dimensions, and a factor on cosines and sines.
+
+        plain: the model's own, float64 (head_dim / 2,)."""

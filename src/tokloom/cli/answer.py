@@ -14,6 +14,8 @@ from tokloom.cli import render
 from tokloom.cli.output import announced, console, show, working
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokloom.engine.engine import Engine
     from tokloom.engine.request import Result
 
@@ -49,6 +51,12 @@ def stream_answer(engine: Engine, request: dict[str, Any], *, quiet: bool) -> Re
         if not text and not last.endswith("\n"):
             sys.stdout.write("\n")
     return stream.result
+
+
+def keep_state(engine: Engine, path: Path | None) -> None:
+    """Writes what the drafter learned to the file of ``--drafter-state``, if one is given."""
+    if path is not None:
+        engine.save_drafter_state(path)
 
 
 def show_account(result: Result, *, trace: bool = False) -> None:

@@ -92,7 +92,14 @@ def ask(
     context: o.Context = "context_bubble",
     budget: o.Budget = None,
     attention: o.Attention = "dense",
+    predictor: o.Predictor = None,
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
+    drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
+    search: o.Search = None,
+    verifier: o.Verifier = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -131,7 +138,14 @@ def ask(
         kv=kv,
         device=device,
         attention=attention,
+        predictor=predictor,
+        rope=rope,
         drafter=drafter,
+        drafter_state=drafter_state,
+        denoiser=denoiser,
+        search=search,
+        verifier=verifier,
+        denoising_cache=denoising_cache,
         context=o.with_budget(context, budget),
     )
 
@@ -143,7 +157,9 @@ def ask(
     request: dict[str, Any] = {"prompt": question, "documents": documents, "constraint": rule, "sampling": sampling}
     if json:
         output.show_json({"question": question, **engine.generate(**request).as_json()})
+        answer.keep_state(engine, drafter_state)
         return
     result = answer.stream_answer(engine, request, quiet=quiet)
+    answer.keep_state(engine, drafter_state)
     if not quiet:
         answer.show_account(result, trace=trace)

@@ -44,7 +44,14 @@ def generate(
     device: o.Device = None,
     threads: o.Threads = None,
     attention: o.Attention = "dense",
+    predictor: o.Predictor = None,
+    rope: o.Rope = None,
     drafter: o.Drafter = None,
+    drafter_state: o.DrafterState = None,
+    denoiser: o.Denoiser = None,
+    search: o.Search = None,
+    verifier: o.Verifier = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -74,7 +81,20 @@ def generate(
     as_chat = chat or system is not None
     rule = o.constraint(constraint, choices, schema, regex, grammar, strip=as_chat)
     engine_options = o.engine_options(
-        model=model, dtype=dtype, device=device, weights=weights, kv=kv, attention=attention, drafter=drafter
+        model=model,
+        dtype=dtype,
+        device=device,
+        weights=weights,
+        kv=kv,
+        attention=attention,
+        predictor=predictor,
+        drafter=drafter,
+        drafter_state=drafter_state,
+        rope=rope,
+        denoiser=denoiser,
+        search=search,
+        verifier=verifier,
+        denoising_cache=denoising_cache,
     )
 
     from tokloom.cli import answer, output
@@ -88,7 +108,9 @@ def generate(
         request["prompt"] = prompt
     if json:
         output.show_json(engine.generate(**request).as_json())
+        answer.keep_state(engine, drafter_state)
         return
     result = answer.stream_answer(engine, request, quiet=quiet)
+    answer.keep_state(engine, drafter_state)
     if not quiet:
         answer.show_account(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -56,10 +57,50 @@ Attention = Annotated[
     str,
     typer.Option("--attention", help="Which keys and values are kept and attended to.", rich_help_panel=_METHODS),
 ]
+Predictor = Annotated[
+    str | None,
+    typer.Option(
+        "--predictor", help="Changes what the next-token distribution is; the model's own if not given.",
+        rich_help_panel=_METHODS,
+    ),
+]  # fmt: skip
+Rope = Annotated[
+    str | None,
+    typer.Option(
+        "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
+    ),
+]
+Search = Annotated[
+    str | None,
+    typer.Option("--search", help="The output is chosen among several, found by a search.", rich_help_panel=_METHODS),
+]
+Verifier = Annotated[
+    str | None,
+    typer.Option("--verifier", help="What the search chooses by.", rich_help_panel=_METHODS),
+]
 Drafter = Annotated[
     str | None,
     typer.Option(
         "--drafter", help="Drafts tokens for one pass to verify; changes speed, not text.", rich_help_panel=_METHODS
+    ),
+]
+DrafterState = Annotated[
+    Path | None,
+    typer.Option(
+        "--drafter-state", help="File that the drafter learns into, from one call to the next.",
+        rich_help_panel=_METHODS,
+    ),
+]  # fmt: skip
+Denoiser = Annotated[
+    str | None,
+    typer.Option(
+        "--denoiser", help="Which masked tokens a diffusion model fills in in a pass.", rich_help_panel=_METHODS
+    ),
+]
+DenoisingCache = Annotated[
+    str | None,
+    typer.Option(
+        "--denoising-cache", help="What a diffusion model need not read again in a pass.", rich_help_panel=_METHODS
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of the answer.", rich_help_panel=_SAMPLING)]
@@ -209,10 +250,14 @@ def engine_options(
     device: str | None,
     weights: str | None,
     kv: str | None,
+    drafter_state: Path | None = None,
     **specs: str | None,
 ) -> dict[str, Any]:
     """Keyword arguments of `tokloom.Engine`, checked as far as that needs no torch."""
     if dtype is not None and dtype not in DTYPES:
         raise ArgumentError("--dtype", dtype, "one of " + ", ".join(DTYPES))
+    if drafter_state is not None and specs.get("drafter") is None:
+        raise ArgumentError("--drafter-state", str(drafter_state), "given together with --drafter", "Add --drafter.")
     check_names(spec for spec in specs.values() if spec is not None)
-    return {"model": model, "dtype": dtype, "device": device, "weights": weights, "kv": kv, **specs}
+    loading = {"model": model, "dtype": dtype, "device": device, "weights": weights, "kv": kv}
+    return {**loading, **({"drafter_state": drafter_state} if drafter_state is not None else {}), **specs}

@@ -25,3 +25,13 @@ def likeliest(logits: torch.Tensor, count: int) -> NDArray[np.int32]:
     out = np.empty((rows.shape[0], count), dtype=np.int32)
     top_k(rows.data_ptr(), rows.shape[0], rows.shape[1], count, out.ctypes.data)
     return out
+
+
+def chances(logits: torch.Tensor, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Probabilities (rows, count) of tokens (rows, count) under logits (rows, vocabulary); by numpy, for the
+    same reason."""
+    rows = logits.cpu().float().numpy()
+    highest = rows.max(axis=1, keepdims=True)
+    spread = np.exp(rows - highest).sum(axis=1, keepdims=True)
+    found: NDArray[np.float64] = (np.exp(np.take_along_axis(rows, tokens, 1) - highest) / spread).astype(np.float64)
+    return found

@@ -1,31 +1,128 @@
 """The decode stage: which token comes next.
 
-Two interfaces. A `Drafter` proposes a tree of tokens that one forward pass verifies. A
-`Constraint` says which tokens may come next. Both are immutable options; what changes during
-requests lies in the object that `start` returns.
+Three interfaces. A `Predictor` says what the distribution over next tokens is (without one: the model's own). A
+`Drafter` proposes a tree of tokens that one pass of the prediction verifies. A `Constraint` says which tokens may come
+next. All are immutable options; what changes during requests lies in the object that `start` returns.
 
 The loop that uses them is `engine/loop.py`. It accepts a drafted token only if the sampler, given
-the target's own logits at that node (masked by the constraint), draws that very token: drafts
+the prediction's own logits at that node (masked by the constraint), draws that very token: drafts
 change speed, never the text, for greedy and for seeded sampling alike.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tokloom.errors import ArgumentError
+from tokloom.errors import ArgumentError, CompositionError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
 
+    from tokloom.attention.kv_store import Step
+    from tokloom.engine.branch import Branch
+    from tokloom.engine.host import Host
+    from tokloom.models.language_model import LanguageModel
     from tokloom.models.vocabulary import Vocabulary
 
-GIVES = frozenset({"logits", "tokens"})
-"""What a drafter may list in `needs`."""
+GIVES = frozenset({"logits", "tokens", "hidden_states"})
+"""What a drafter or predictor may list in `needs`."""
+
+
+class Prediction(ABC):
+    """The next-token distribution during one request, over a vocabulary that may be another than the model's.
+
+    Order of the calls: `prefill` once; then, pass by pass, `rows` and `accept`.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.counts: dict[str, int] = {}
+        """Figures of its own for the ledger, by name."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the tokens that it predicts; the model's own unless overridden."""
+        return self.host.model.vocabulary
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens of `vocabulary` that end a text."""
+        return self.vocabulary.eos_ids
+
+    @property
+    def window(self) -> int:
+        """The most tokens of `vocabulary`, prompt included."""
+        return self.host.model.window
+
+    def prompt(self, tokens: Sequence[int]) -> list[int]:
+        """The prompt, given in the model's tokens, in those of `vocabulary`."""
+        return list(tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """A text that follows the prompt in tokens of `vocabulary`, none added."""
+        return self.host.model.encode(text)
+
+    @abstractmethod
+    def prefill(self, tokens: Sequence[int], progress: Callable[[int], None]) -> torch.Tensor:
+        """Reads the prompt, given in the model's tokens; returns the logits (vocabulary,) after it.
+
+        progress: to be called after each pass with the number of tokens read so far."""
+
+    @abstractmethod
+    def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
+        """Logits (rows, vocabulary) after each row: the last token of the text, and a draft tree below it.
+
+        step: who descends from whom, positions counted in tokens of `vocabulary`."""
+
+    @staticmethod
+    def rows_together(asked: Sequence[tuple[Prediction, Sequence[int], Step]]) -> list[torch.Tensor]:
+        """`rows` of several requests of one engine, in one pass where that is possible."""
+        return [prediction.rows(tokens, step) for prediction, tokens, step in asked]
+
+    @abstractmethod
+    def accept(self, path: list[int]) -> None:
+        """Ends a pass: these of its rows, in the order of the text and from row 0 on, became part of it.
+
+        Called after every call of `rows`, also where there was no tree."""
+
+    def fork(self) -> Prediction:
+        """The same text, independent from now on. Raises CompositionError where that is not possible."""
+        raise CompositionError(type(self).__name__, "search", "it can't go on from one text in several ways")
+
+    def room(self) -> int:
+        """How many tokens the next pass may add; 1 allows no drafts."""
+        return self.host.room()
+
+
+class Prepared(ABC):
+    """A method that first makes something of the user's own text: a base class before the interface.
+
+    `tokloom prepare SPEC FILE ...` calls it."""
+
+    @abstractmethod
+    def prepare(
+        self, model: LanguageModel, texts: Sequence[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """Makes it, where the method's options say; returns figures to show by name.
+
+        progress: called as (stage, done, total)."""
+
+
+class Predictor(ABC):
+    """Interface of methods that change what the next-token distribution is."""
+
+    stage: ClassVar[str] = "decode"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("logits",)
+
+    @abstractmethod
+    def start(self, host: Host) -> Prediction:
+        """A fresh prediction for one request. Raises CompositionError if the host's model can't take it."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +134,19 @@ class DraftTree:
     parents: for each node the index of its parent in `tokens`, -1 for a child of the root.
     chances: the drafter's estimate that the node will be accepted; never above its parent's. The
         loop verifies as many of the likeliest nodes as pay on the machine at hand.
+    marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of them; may be
+        empty.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     chances: tuple[float, ...] = ()
+    marks: tuple[Any, ...] = ()
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int], chances: Sequence[float], marks: Sequence[Any] = ()) -> DraftTree:
+        """A tree without branches."""
+        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances), tuple(marks))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -57,13 +162,78 @@ class DraftTree:
         """The `size` likeliest nodes of at most `depth` levels, as a tree."""
         depths = self.depths()
         order = sorted((i for i in range(len(self)) if depths[i] <= depth), key=lambda i: (-self.chances[i], i))
-        kept = sorted(order[:size])
-        place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+        return self.only(sorted(order[:size]))
+
+    def only(self, nodes: Sequence[int]) -> DraftTree:
+        """These nodes as a tree; ascending, the parent of each among them."""
+        place = {old: new for new, old in enumerate(nodes)} | {-1: -1}
         return DraftTree(
-            tuple(self.tokens[i] for i in kept),
-            tuple(place[self.parents[i]] for i in kept),
-            tuple(self.chances[i] for i in kept),
+            tuple(self.tokens[i] for i in nodes),
+            tuple(place[self.parents[i]] for i in nodes),
+            tuple(self.chances[i] for i in nodes),
+            tuple(self.marks[i] for i in nodes) if self.marks else (),
         )
+
+    def below(self, chain: Sequence[int]) -> DraftTree:
+        """This tree at the end of a chain of tokens that are certain."""
+        size = len(chain)
+        return DraftTree(
+            (*chain, *self.tokens),
+            (*range(-1, size - 1), *(size + parent if parent >= 0 else size - 1 for parent in self.parents)),
+            (*((1.0,) * size), *self.chances),
+            (*((None,) * size), *self.marks) if self.marks else (),
+        )
+
+    def after(self, size: int) -> DraftTree:
+        """The tree that `below` put under a chain of so many tokens."""
+        return DraftTree(
+            self.tokens[size:],
+            tuple(max(parent - size, -1) for parent in self.parents[size:]),
+            self.chances[size:],
+            self.marks[size:],
+        )
+
+    def outcomes(self, path: Sequence[int]) -> Iterator[tuple[int, bool]]:
+        """The nodes that the model decided on, and whether it took them.
+
+        path: as of `Verified`: row 0 for the root, i + 1 for node i."""
+        taken = set(path)
+        for node, parent in enumerate(self.parents):
+            if parent + 1 in taken:
+                yield node, node + 1 in taken
+
+
+@dataclass(frozen=True)
+class DraftRequest:
+    """What a drafter is asked.
+
+    tokens: prompt and output so far, in the prediction's vocabulary.
+    limit: the most nodes.
+    prediction: of this request; a drafter that speculates with the model itself runs passes of its own over the
+        request's store through `prediction.host`, and takes them back.
+    """
+
+    tokens: Sequence[int]
+    limit: int
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A pass that is over: what was asked, and what the model said.
+
+    text: prompt and output before it, its last token included.
+    tokens: the rows, that last token first, then the tree's nodes, accepted or not.
+    parents: the row above each, -1 for the first.
+    logits: (rows, vocabulary), what the prediction said after each.
+    path: the rows that are part of the text now, in its order; begins with row 0.
+    """
+
+    text: Sequence[int]
+    tokens: Sequence[int]
+    parents: Sequence[int]
+    logits: torch.Tensor
+    path: Sequence[int]
 
 
 class DraftState(ABC):
@@ -76,16 +246,24 @@ class DraftState(ABC):
         """Sees the prompt of a request before its output is drafted."""
 
     @abstractmethod
-    def propose(self, tokens: Sequence[int], limit: int) -> DraftTree:
-        """A tree of at most `limit` nodes to follow `tokens` (prompt and output so far)."""
+    def propose(self, request: DraftRequest) -> DraftTree:
+        """A tree of at most `request.limit` nodes to follow `request.tokens`."""
 
     @abstractmethod
-    def observe(self, tokens: Sequence[int], logits: torch.Tensor, path: Sequence[int]) -> None:
-        """Learns from a forward pass.
+    def observe(self, seen: Verified) -> None:
+        """Learns from a pass."""
 
-        tokens: the rows, the last accepted token first, then the tree's nodes, accepted or not.
-        logits: (rows, vocabulary), what the model predicted after each.
-        path: the rows that are part of the text now, in its order; begins with row 0."""
+    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:  # noqa: B027 - as above
+        """Is told what became of the nodes that it proposed and that were verified; after `observe`.
+
+        tree: its nodes with their marks. path: as of `Verified`, in rows of this tree."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What it learned, for a file (`Engine.save_drafter_state`); empty if there is nothing to keep."""
+        return {}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - as above
+        """Takes over what `arrays` of another state with the same options and model gave."""
 
 
 class Drafter(ABC):
@@ -96,8 +274,8 @@ class Drafter(ABC):
     needs: ClassVar[tuple[str, ...]] = ("logits", "tokens")
 
     @abstractmethod
-    def start(self, vocabulary: Vocabulary, device: torch.device) -> DraftState:
-        """A fresh state for a model with this vocabulary."""
+    def start(self, model: LanguageModel) -> DraftState:
+        """A fresh state for this model."""
 
 
 class Matcher(ABC):
@@ -158,6 +336,47 @@ class Matcher(ABC):
             if matcher is None:
                 row[:] = 0
             matchers.append(matcher)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An output, whole or so far, as a verifier sees it.
+
+    prompt: the tokens before it, in the model's vocabulary. logprob: natural log-probability of `tokens` under the
+    prediction. complete: nothing follows.
+    """
+
+    prompt: Sequence[int]
+    text: str
+    tokens: tuple[int, ...]
+    logprob: float
+    complete: bool
+
+
+class Verifier(ABC):
+    """Says how good outputs are, whole ones and unfinished ones: what a search goes by."""
+
+    stage: ClassVar[str] = "decode"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def score(self, model: LanguageModel, candidates: Sequence[Candidate]) -> list[float]:
+        """One number for each, higher is better; compared among candidates of one request only."""
+
+
+class Search(ABC):
+    """A strategy over whole outputs: which are begun, which go on, which is given."""
+
+    stage: ClassVar[str] = "decode"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("logits",)
+
+    @abstractmethod
+    def run(self, root: Branch, judge: Callable[[Sequence[Branch]], list[float]]) -> Branch:
+        """The output to give.
+
+        root: before the first token. judge: the verifier's scores of branches, whole or so far."""
 
 
 class Constraint(ABC):

@@ -15,13 +15,12 @@ Differs: the authors' tree is a template of 80 nodes, fixed by hand. Here it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from tokloom.decode.candidates import likeliest
@@ -29,7 +28,10 @@ from tokloom.decode.stage import Drafter, DraftState, DraftTree
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.models.vocabulary import Vocabulary
+    from numpy.typing import NDArray
+
+    from tokloom.decode.stage import DraftRequest, Verified
+    from tokloom.models.language_model import LanguageModel
 
 EMPTY = -1
 
@@ -47,8 +49,8 @@ class TokenRecycling(Drafter):
     prompt: bool = True
     """Whether what follows a token in the prompt becomes its first candidate; without, M knows outputs only."""
 
-    def start(self, vocabulary: Vocabulary, device: torch.device) -> DraftState:
-        return RecyclingState(self, vocabulary.size)
+    def start(self, model: LanguageModel) -> DraftState:
+        return RecyclingState(self, model.vocabulary.size)
 
 
 class RecyclingState(DraftState):
@@ -82,7 +84,7 @@ class RecyclingState(DraftState):
                 row[1 : place + 1] = row[:place].copy()
                 row[0] = follower
 
-    def propose(self, tokens: Sequence[int], limit: int) -> DraftTree:
+    def propose(self, request: DraftRequest) -> DraftTree:
         rates = self.rates()
         drafted: list[int] = []
         parents: list[int] = []
@@ -95,8 +97,8 @@ class RecyclingState(DraftState):
                 chance = base * rates[self.steady[token]][rank]
                 heappush(heap, (-chance, len(heap), token, rank, parent, depth, base))
 
-        offer(tokens[-1], 0, -1, 1, 1.0)
-        while heap and len(drafted) < min(limit, self.options.nodes):
+        offer(request.tokens[-1], 0, -1, 1, 1.0)
+        while heap and len(drafted) < min(request.limit, self.options.nodes):
             chance, _, token, rank, parent, depth, base = heappop(heap)
             node, child = len(drafted), int(self.matrix[token, rank])
             drafted.append(child)
@@ -106,11 +108,11 @@ class RecyclingState(DraftState):
             offer(child, 0, node, depth + 1, -chance)
         return DraftTree(tuple(drafted), tuple(parents), tuple(chances))
 
-    def observe(self, tokens: Sequence[int], logits: torch.Tensor, path: Sequence[int]) -> None:
-        rows = np.asarray(tokens)
-        top = likeliest(logits, self.options.candidates)
+    def observe(self, seen: Verified) -> None:
+        rows = np.asarray(seen.tokens)
+        top = likeliest(seen.logits, self.options.candidates)
         known = self.matrix[rows]
-        for row in path:  # what follows a rejected token says nothing of the text
+        for row in seen.path:  # what follows a rejected token says nothing of the text
             if known[row, 0] != EMPTY:
                 kind = self.steady[rows[row]]
                 self.trials[kind] += 1
@@ -120,3 +122,10 @@ class RecyclingState(DraftState):
                     self.hits[kind] /= 2
         self.steady[rows] = known[:, 0] == top[:, 0]
         self.matrix[rows] = top
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        return {"matrix": self.matrix, "steady": self.steady, "trials": self.trials, "hits": self.hits}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.matrix, self.steady = arrays["matrix"], arrays["steady"]
+        self.trials, self.hits = arrays["trials"], arrays["hits"]

@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-from tokloom.decode.stage import Drafter, DraftState, DraftTree
+from tokloom.atomic import write_atomic
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Matcher, Prediction, Verified
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
+from tokloom.errors import ArgumentError, DocumentError
+from tokloom.registry import spec_of
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
+_OWNER = "owner"
+"""Name under which a saved state says whose it is."""
+
 
 class Pace:
-    """Whether drafting pays, by the clock: tokens a second of drafted passes beside those of plain ones.
+    """Whether drafting pays, by the clock: tokens a second where the drafter was asked beside those of plain passes.
 
-    The cost curve is a forecast; what the drafter itself takes, a busy machine and a text that it can't guess are not
-    in it. When drafted passes turn out slower, drafting rests for some passes, twice as many each time, and is then
-    tried again for a few.
+    The cost curve is a forecast; what the drafter itself takes, also where it has nothing to propose, a busy
+    machine and a text that it can't guess are not in it. When asking turns out slower, drafting rests for some passes,
+    twice as many each time, and is then tried again for a few.
     """
 
     BLEND = 0.1
     PLAIN = 3
     """Passes without drafts that are timed first."""
     TRIAL = 6
-    """Drafted passes before a judgement."""
+    """Passes with a drafter before a judgement."""
+    LEAST = 0.98
+    """Gain below which drafting rests: a drafter that costs next to nothing may go on waiting for its chance."""
     REST = 16
     MOST_REST = 512
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._start = 0.0
+        self._asking: float | None = None  # seconds that the drafter took
         self.plain = 0.0
         """Seconds of a pass without drafts, 0 until known."""
         self.gain = 1.0
         """Tokens a second with drafts over those without."""
-        self._timed = self._drafted = self._resting = 0
+        self._timed = self._tried = self._resting = 0
         self._rest = self.REST
 
     @property
@@ -49,27 +61,33 @@ class Pace:
 
     def begin(self) -> None:
         """A pass begins, its drafting included."""
-        self._start = self._clock()
+        self._start, self._asking = self._clock(), None
+
+    def asked(self) -> None:
+        """The drafter has answered."""
+        self._asking = self._clock() - self._start
 
     def end(self, drafted: bool, tokens: int) -> None:
-        """It has ended and gave so many tokens."""
+        """It has ended and gave so many tokens; drafted: the drafter proposed some of them."""
         if self._start == 0:  # a pass that nothing was proposed for, such as one of forced tokens
             return
         seconds, self._start = self._clock() - self._start, 0.0
         if not drafted:
+            bare = seconds - (self._asking or 0.0)
             self._timed += 1
-            slow = self.plain > 0 and seconds > 3 * self.plain  # the machine was busy elsewhere
+            slow = self.plain > 0 and bare > 3 * self.plain  # the machine was busy elsewhere
             if not slow:
-                self.plain = seconds if self._timed == 1 else self.plain + self.BLEND * (seconds - self.plain)
+                self.plain = bare if self._timed == 1 else self.plain + self.BLEND * (bare - self.plain)
+        if self._asking is None:
             self._resting = max(0, self._resting - 1)
             return
-        self._drafted += 1
+        self._tried += 1
         pace = min(tokens * self.plain / max(seconds, 1e-9), 8.0)
-        self.gain += max(self.BLEND, 1 / self._drafted) * (pace - self.gain)
-        if self._drafted < self.TRIAL:
+        self.gain += max(self.BLEND, 1 / self._tried) * (pace - self.gain)
+        if self._tried < self.TRIAL:
             return
-        if self.gain < 1:
-            self._resting, self._drafted = self._rest, 0
+        if self.gain < self.LEAST:
+            self._resting, self._tried = self._rest, 0
             self._rest = min(2 * self._rest, self.MOST_REST)
         elif self.gain > 1.1:
             self._rest = self.REST
@@ -91,7 +109,7 @@ class Drafting:
 
     def __init__(self, drafter: Drafter, model: LanguageModel) -> None:
         self.drafter, self.model = drafter, model
-        self.state: DraftState = drafter.start(model.vocabulary, model.device)
+        self.state: DraftState = drafter.start(model)
         self.trust = 1.0
         self.pace = Pace()
         self._curve: CostCurve | None = None
@@ -103,33 +121,91 @@ class Drafting:
             self._curve = load_or_measure(self.model)
         return self._curve
 
-    def propose(self, tokens: Sequence[int], depth: int) -> DraftTree:
-        """The part of the drafter's tree, of at most `depth` levels, that is worth a pass."""
-        self.pace.begin()
-        if depth < 1 or not self.pace.open:
-            return DraftTree()
-        tree = self.state.propose(tokens, WIDTHS[-1] - 1).top(WIDTHS[-1] - 1, depth)
-        gains = list(accumulate(sorted(tree.chances, reverse=True)))
-        best, size = self.MARGIN, 0
-        for rows in WIDTHS[1:]:
-            nodes = min(rows - 1, len(tree))
-            if nodes < 1:
-                break
-            rate = (1 + self.trust * gains[nodes - 1]) / self.curve.relative(nodes + 1)
+    def propose(
+        self,
+        tokens: Sequence[int],
+        depth: int,
+        prediction: Prediction,
+        certain: Sequence[int] = (),
+        matcher: Matcher | None = None,
+    ) -> DraftTree:
+        """The part of the drafter's tree, of at most `depth` levels, that is worth a pass.
+
+        certain: tokens that must come next; the tree begins with them, and the drafter guesses what follows them.
+        matcher: forbids nodes; these cost no row.
+        """
+        rows = len(certain) + 1
+        if not certain:
+            self.pace.begin()
+        most = WIDTHS[-1] - rows
+        if depth - len(certain) < 1 or most < 1 or not self.pace.open:
+            return DraftTree().below(certain)
+        tree = self.state.propose(DraftRequest([*tokens, *certain], most, prediction)).below(certain)
+        if not certain:
+            self.pace.asked()
+        if matcher is not None and len(tree) >= rows:
+            tree = _permitted(tree, matcher, prediction.vocabulary.size)
+        tree = tree.top(most + len(certain), depth)
+        gains = list(accumulate(sorted(tree.chances[len(certain) :], reverse=True)))
+        cost = self.curve.table
+        best, size = self.MARGIN * rows / cost[rows], 0
+        for nodes, gain in enumerate(gains, 1):
+            rate = (rows + self.trust * gain) / cost[rows + nodes]
             if rate > best:
                 best, size = rate, nodes
-        return tree.top(size, depth) if size < len(tree) else tree
+        return tree.top(size + len(certain), depth) if size < len(gains) else tree
 
-    def learn(self, rows: Sequence[int], logits: torch.Tensor, tree: DraftTree, path: Sequence[int]) -> None:
+    def learn(self, seen: Verified, tree: DraftTree, certain: int = 0) -> None:
         """Tells the drafter what the model said, and notes how good the estimate was.
 
-        Arguments as of `DraftState.observe`; `tree` is what was verified."""
-        self.state.observe(rows, logits, path)
-        accepted = len(path) - 1
-        if len(tree):
-            expected = sum(tree.chances)
+        tree: what was verified; its first `certain` nodes are not the drafter's.
+        """
+        self.state.observe(seen)
+        path = seen.path
+        own = path[certain:]
+        if len(tree) > certain and own:
+            guessed = tree.after(certain)
+            self.state.judge(guessed, [row - certain for row in own])
+            expected, accepted = sum(guessed.chances), len(own) - 1
             self.trust += self.RATE * (accepted - self.trust * expected) / max(expected, 1.0)
             self.trust = min(max(self.trust, 0.05), 2.0)
-        else:
+        elif not len(tree):
             self.trust += self.DRIFT * (1 - self.trust)
         self.pace.end(len(tree) > 0, len(path))
+
+    # --- what the drafter learned, in a file
+
+    def save(self, path: str | Path) -> None:
+        """Writes the drafter's state, whole or not at all."""
+        written = io.BytesIO()
+        arrays: dict[str, Any] = {_OWNER: np.array(self._owner), **self.state.arrays()}
+        np.savez(written, **arrays)
+        write_atomic(path, written.getvalue())
+
+    def load(self, path: str | Path) -> None:
+        """Takes over a state that `save` wrote.
+
+        Raises DocumentError if the file is none, ArgumentError if it is another drafter's or another model's."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            owner = str(arrays.pop(_OWNER))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DocumentError(str(path), f"is not a drafter's state ({error or type(error).__name__})") from None
+        if owner != self._owner:
+            raise ArgumentError(
+                "drafter_state", str(path), f"a state of {self._owner}, not of {owner}",
+                "Give each drafter and model a file of its own.",
+            )  # fmt: skip
+        self.state.restore(arrays)
+
+    @property
+    def _owner(self) -> str:
+        return f"{spec_of(self.drafter)} on {self.model.name} ({self.model.vocabulary.size} tokens)"
+
+
+def _permitted(tree: DraftTree, matcher: Matcher, vocabulary: int) -> DraftTree:
+    """The nodes that the constraint allows."""
+    masks = np.zeros((len(tree), (vocabulary + 31) // 32), dtype=np.int32)
+    matcher.tree_masks(tree.tokens, tree.parents, masks)
+    return tree.only(np.flatnonzero(masks.any(axis=1)).tolist())

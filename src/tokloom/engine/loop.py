@@ -7,35 +7,33 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from tokloom.attention.kv_store import KVStore, Step
-from tokloom.decode.stage import DraftTree, Matcher
+from tokloom.attention.kv_store import Step
+from tokloom.decode.stage import DraftTree, Matcher, Prediction, Verified
 from tokloom.engine.drafting import Drafting
-from tokloom.engine.forward import forward
 from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler, unpack
 from tokloom.engine.text_stream import TextStream
-from tokloom.models.language_model import LanguageModel
-
-PLAIN = DraftTree()
 
 
 class Decoding:
     """One request after its prompt. `run` yields text; the counts are there when it ends.
+
+    All tokens are of the prediction's vocabulary.
 
     Invariant: len(output) == 1 + passes + accepted + forced (the 1 comes from the prompt's logits).
     """
 
     def __init__(
         self,
-        model: LanguageModel,
-        store: KVStore,
+        prediction: Prediction,
         prompt: list[int],
         sampler: Sampler,
         drafting: Drafting | None,
         matcher: Matcher | None,
     ) -> None:
-        self.model, self.store, self.sampler = model, store, sampler
+        self.prediction, self.sampler = prediction, sampler
         self.drafting, self.matcher = drafting, matcher
+        self.device = prediction.host.model.device
         self.tokens = list(prompt)
         self.prompt_length = len(prompt)
         self.stream = TextStream(sampler.sampling.stop)
@@ -43,7 +41,8 @@ class Decoding:
         self._text = ""
         self._sent = len(prompt)
         self.passes = self.drafted = self.accepted = self.forced = 0
-        self._words = np.zeros((model.vocabulary.size + 31) // 32, dtype=np.int32)
+        self._asked: tuple[DraftTree, int, list[int], list[int], tuple[int, ...]]
+        self._words = np.zeros((prediction.vocabulary.size + 31) // 32, dtype=np.int32)
 
     @property
     def output(self) -> list[int]:
@@ -56,17 +55,12 @@ class Decoding:
 
     def run(self, logits: torch.Tensor) -> Iterator[Chunk]:
         """Decodes until a stop; `logits` (vocabulary,) are those after the prompt."""
-        if self.drafting is not None:
-            self.drafting.state.read(self.tokens)
-        self._take(self.sampler.draw(logits, self._allowed()))
+        self.begin(logits)
         yield self._chunk()
         while self.stop_reason is None:
-            certain = self.matcher.forced() if self.matcher is not None else []
-            if certain and certain[0] in self.model.eos_ids:
-                self._take(certain[0])
-                self.forced += 1
-            else:
-                self._pass(self._draft(certain))
+            asked = self.ask()
+            if asked is not None:
+                self.answer(self.prediction.rows(*asked))
             yield self._chunk()
         tail = self.stream.finish()
         if tail:
@@ -84,14 +78,14 @@ class Decoding:
         self.tokens.append(token)
         if self.matcher is not None:
             self.matcher.accept(token)
-        self._text += self.stream.push(self.model.vocabulary.token_bytes[token])
-        if token in self.model.eos_ids:
+        self._text += self.stream.push(self.prediction.vocabulary.token_bytes[token])
+        if token in self.prediction.eos_ids:
             self.stop_reason = "end"
         elif self.stream.stopped:
             self.stop_reason = "stop"
         elif len(self.tokens) - self.prompt_length >= self.sampler.sampling.max_new_tokens:
             self.stop_reason = "length"
-        elif len(self.tokens) >= self.model.window:
+        elif len(self.tokens) >= self.prediction.window:
             self.stop_reason = "window"
         return self.stop_reason is None
 
@@ -100,28 +94,45 @@ class Decoding:
         if self.matcher is None:
             return None
         self.matcher.mask(self._words)
-        return unpack(self._words, self.model.vocabulary.size).to(self.model.device)
+        return unpack(self._words, self.prediction.vocabulary.size).to(self.device)
 
-    def _draft(self, certain: list[int]) -> DraftTree:
-        """What to verify in the next pass beside the last token; `certain` tokens go before guesses."""
+    def _draft(self, certain: list[int]) -> tuple[DraftTree, int]:
+        """What to verify in the next pass beside the last token, and how many of its first nodes are certain."""
         left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
-        # The last token itself takes one of the store's room; a token drafted beyond what is left is wasted.
-        depth = min(self.store.room() - 1, left - 1, self.model.window - len(self.tokens) - 1)
-        if certain and depth >= 1:
-            chain = tuple(certain[:depth])
-            return DraftTree(chain, tuple(range(-1, len(chain) - 1)), (1.0,) * len(chain))
-        return self.drafting.propose(self.tokens, depth) if self.drafting is not None else PLAIN
+        # The last token itself takes one of the room; a token drafted beyond what is left is wasted.
+        depth = min(self.prediction.room() - 1, left - 1, self.prediction.window - len(self.tokens) - 1)
+        chain = certain[: max(depth, 0)]
+        if self.drafting is None:
+            return DraftTree().below(chain), len(chain)
+        return self.drafting.propose(self.tokens, depth, self.prediction, chain, self.matcher), len(chain)
 
-    def _pass(self, tree: DraftTree) -> None:
-        """Verifies a tree in one forward pass and takes the tokens that it gives."""
-        rows = [self.tokens[-1], *tree.tokens]
-        first = len(self.tokens) - 1
+    def begin(self, logits: torch.Tensor) -> None:
+        """Takes the first token; `logits` (vocabulary,) are those after the prompt."""
+        if self.drafting is not None:
+            self.drafting.state.read(self.tokens)
+        self._take(self.sampler.draw(logits, self._allowed()))
+
+    def ask(self) -> tuple[list[int], Step] | None:
+        """The rows of the next pass: the last token and what is drafted. None if the text ended without one."""
+        certain = self.matcher.forced() if self.matcher is not None else []
+        if certain and certain[0] in self.prediction.eos_ids:
+            self._take(certain[0])
+            self.forced += 1
+            return None
+        tree, sure = self._draft(certain)
+        text = list(self.tokens)
+        rows, parents = [text[-1], *tree.tokens], (-1, *(parent + 1 for parent in tree.parents))
+        first = len(text) - 1
         if len(tree):
-            positions = (first, *(first + depth for depth in tree.depths()))
-            step = Step(positions, self.model.device, parents=(-1, *(parent + 1 for parent in tree.parents)))
+            step = Step((first, *(first + depth for depth in tree.depths())), self.device, parents=parents)
         else:
-            step = Step((first,), self.model.device)
-        logits = forward(self.model, self.store, rows, step, all_logits=True)
+            step = Step((first,), self.device)
+        self._asked = tree, sure, text, rows, parents
+        return rows, step
+
+    def answer(self, logits: torch.Tensor) -> None:
+        """Takes the tokens that a pass gives; `logits` (rows, vocabulary) of what `ask` returned."""
+        tree, certain, text, rows, parents = self._asked
         children: dict[tuple[int, int], int] = {
             (parent + 1, token): node + 1
             for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True))
@@ -138,7 +149,6 @@ class Decoding:
         self.passes += 1
         self.drafted += len(tree)
         self.accepted += len(path) - 1
-        if len(tree):
-            self.store.accept(path)
+        self.prediction.accept(path)
         if self.drafting is not None:
-            self.drafting.learn(rows, logits, tree, path)
+            self.drafting.learn(Verified(text, rows, parents, logits, path), tree, certain)

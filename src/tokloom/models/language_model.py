@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from tokloom.attention.stage import RotaryScaling
     from tokloom.models.fused_decoder import FusedDecoder
 
 DEFAULT_WINDOW = 2048
@@ -42,6 +43,8 @@ class LanguageModel:
     dtype: torch.dtype = field(init=False)
     calibrations: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     """What attention policies found out about this model, by their specs."""
+    rope: RotaryScaling | None = field(default=None, init=False, repr=False)
+    """What its rotary frequencies were scaled by; see `tokloom.models.rotary`."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +54,10 @@ class LanguageModel:
     @cached_property
     def window(self) -> int:
         """The most tokens of prompt and output together."""
+        return self._trained_window if self.rope is None else self.rope.window(self._trained_window)
+
+    @cached_property
+    def _trained_window(self) -> int:
         config = self.model.config.get_text_config()
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx"):
             length = getattr(config, name, None)
@@ -67,6 +74,12 @@ class LanguageModel:
             if listed is not None:
                 found.update(listed if isinstance(listed, (list, tuple)) else (listed,))
         return frozenset(int(id) for id in found if 0 <= id < self._logits_width)
+
+    @cached_property
+    def mask_id(self) -> int | None:
+        """The token that stands for one not known yet, of a masked-diffusion model; None for a causal model."""
+        id = getattr(self.model.config, "mask_token_id", None)
+        return int(id) if id is not None else None
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -1,0 +1,226 @@
+"""A second model drafts: a smaller one, or the same one in a coarser precision, with a KV cache of its own.
+
+Paper: none (baseline)
+
+Formula:
+    Each drafted token is the draft model's likeliest after the ones before it; the chain ends after `depth` tokens or
+    where the chance that all of it is right falls below `threshold`: a product of the draft model's probabilities, each
+    corrected by how often drafts of like probability were right.
+    Another vocabulary: the draft model reads the same text in its own tokens; the bytes that it drafts are written
+    in the target's tokens.
+
+Shapes: a chain of up to `depth` tokens; as a source, the `candidates` likeliest tokens after each node of a tree.
+
+Effect: the baseline of speculative decoding (transformers' assisted generation). The test: a draft model that is the
+    target itself is always right, and one with another vocabulary changes no text.
+
+Differs: the KV cache is rewound to the longest common prefix of what it holds and the text, so that accepted drafts
+    are not read again and interleaved requests stay correct. The last drafted token never goes through the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from tokloom.attention.dense import Dense
+from tokloom.attention.kv_store import Step
+from tokloom.decode.calibration import Calibration
+from tokloom.decode.candidates import chances as probabilities
+from tokloom.decode.candidates import likeliest
+from tokloom.decode.draft_source import DraftSource, Followers, SourceState, Walk
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.engine.forward import forward, new_store
+from tokloom.errors import CompositionError
+from tokloom.models.load import load
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    from tokloom.models.language_model import LanguageModel
+    from tokloom.models.vocabulary import Vocabulary
+
+BINS = 10
+CHUNK = 512
+
+
+@method(stage="decode")
+class DraftModel(DraftSource, Drafter):
+    """Also a source for drafters that build trees, such as dyspec:source=draft_model."""
+
+    model: str | None = None
+    """Name, folder, GGUF file or hub id, as of `tokloom.load`; the target itself if not given."""
+    weights: str | None = None
+    """How the draft model keeps its weights; only with a model."""
+    depth: int = Field(default=6, ge=1, le=32)
+    """Most tokens drafted in a chain."""
+    threshold: float = Field(default=0.3, ge=0, lt=1)
+    """A chain ends where the chance that all of it is right falls below this."""
+    candidates: int = Field(default=8, ge=1, le=64)
+    """Tokens given after each node, as a source."""
+
+    def start(self, model: LanguageModel) -> DraftModelState:
+        return DraftModelState(self, model, self.load(model))
+
+    def load(self, target: LanguageModel) -> LanguageModel:
+        """The draft model."""
+        return target if self.model is None else load(self.model, weights=self.weights)
+
+
+class DraftModelState(SourceState, DraftState):
+    """The draft model with one KV store. `tokens` are those that it holds."""
+
+    def __init__(self, options: DraftModel, target: LanguageModel, draft: LanguageModel) -> None:
+        self.options, self.draft = options, draft
+        self.same = target is draft or target.vocabulary.token_bytes == draft.vocabulary.token_bytes
+        self.target = target
+        self.store = new_store(draft, Dense(), 0)
+        self.tokens: list[int] = []
+        self.rates = Calibration([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])  # two models agree more often
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """The prompt is read when the first draft is asked for."""
+
+    def observe(self, seen: Verified) -> None:
+        """The draft model stays as it is."""
+
+    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
+        self.rates.record(tree, path)
+
+    # --- a chain
+
+    def propose(self, request: DraftRequest) -> DraftTree:
+        vocabulary = request.prediction.vocabulary
+        alike = self.same and vocabulary.size == self.target.vocabulary.size
+        text = list(request.tokens) if alike else self.translated(request.tokens, vocabulary)
+        depth = min(self.options.depth, request.limit)
+        if not text or len(text) + depth > self.draft.window:
+            return DraftTree()
+        drafted, chances, kinds = self._chain(text, depth)
+        if alike:
+            return DraftTree.chain(drafted, chances, kinds)
+        return self._in_tokens_of(vocabulary, drafted, chances, request.limit)
+
+    def _chain(self, text: list[int], depth: int) -> tuple[list[int], list[float], list[int]]:
+        drafted: list[int] = []
+        chances: list[float] = []
+        kinds: list[int] = []
+        chance, logits = 1.0, self.after(text)
+        while True:
+            best = likeliest(logits, 1)
+            token, given = int(best[0, 0]), float(probabilities(logits, best)[0, 0])
+            kind = min(int(given * BINS), BINS - 1)
+            chance *= min(0.999, given * self.rates.rate(kind) / ((kind + 0.5) / BINS))
+            if chance < self.options.threshold or token in self.draft.eos_ids:
+                break
+            drafted.append(token)
+            chances.append(chance)
+            kinds.append(kind)
+            if len(drafted) == depth:
+                break
+            logits = self.after([*text, *drafted])
+        return drafted, chances, kinds
+
+    @torch.inference_mode()
+    def after(self, text: list[int]) -> torch.Tensor:
+        """Logits (1, vocabulary) after a text in the draft model's tokens."""
+        common = 0
+        for held, token in zip(self.tokens, text, strict=False):
+            if held != token:
+                break
+            common += 1
+        common = self.store.rewind(min(common, len(text) - 1))
+        del self.tokens[common:]
+        logits = torch.empty(0)
+        for start in range(common, len(text), CHUNK):
+            piece = text[start : start + CHUNK]
+            step = Step(tuple(range(start, start + len(piece))), self.draft.device)
+            logits = forward(self.draft, self.store, piece, step, all_logits=False)
+            self.tokens += piece
+        return logits
+
+    # --- another vocabulary
+
+    def translated(self, tokens: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+        """A text in the draft model's tokens. Special tokens become its own of the same name, or nothing."""
+        names = {id: name for name, id in vocabulary.special_tokens.items()}
+        special = self.draft.vocabulary.special_tokens
+        text: list[int] = []
+        piece = b""
+
+        def flush() -> None:
+            nonlocal piece
+            text.extend(self.draft.encode(piece.decode("utf-8", errors="ignore")))
+            piece = b""
+
+        if self.draft.tokenizer.bos_token_id is not None and (not tokens or tokens[0] not in names):
+            text.append(self.draft.tokenizer.bos_token_id)
+        for token in tokens:
+            if token not in vocabulary.special_ids:
+                piece += vocabulary.token_bytes[token]
+                continue
+            flush()
+            if (own := special.get(names.get(token, ""))) is not None:
+                text.append(own)
+        flush()
+        return text
+
+    def _in_tokens_of(self, vocabulary: Vocabulary, drafted: list[int], chances: list[float], limit: int) -> DraftTree:
+        """Drafted tokens in those of another vocabulary; each with the chance of the draft that completes it."""
+        spelled = [self.draft.vocabulary.token_bytes[token] for token in drafted]
+        ends = np.cumsum([len(piece) for piece in spelled]).tolist()
+        written = vocabulary.tokenize(b"".join(spelled).decode("utf-8", errors="ignore"))[:limit]
+        tokens: list[int] = []
+        lowered: list[float] = []
+        done = 0
+        for token in written:
+            done += len(vocabulary.token_bytes[token])
+            complete = next((i for i, end in enumerate(ends) if end >= done), None)
+            if complete is None or token in vocabulary.special_ids:
+                break
+            tokens.append(token)
+            lowered.append(chances[complete])
+        return DraftTree.chain(tokens, lowered, [-1] * len(tokens))
+
+    # --- a tree
+
+    def open(self, request: DraftRequest) -> Walk:
+        if not self.same:
+            raise CompositionError(
+                f"the draft model {self.draft.name}", f"{self.target.name}", "a tree needs one vocabulary for both",
+            )  # fmt: skip
+        return DraftModelWalk(self, list(request.tokens))
+
+
+class DraftModelWalk(Walk):
+    """Each call is one pass over the whole tree so far, which is then taken back."""
+
+    def __init__(self, state: DraftModelState, text: list[int]) -> None:
+        self.state, self.text = state, text
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.depths: list[int] = []
+
+    def root(self) -> Followers:
+        return self._followers(self.state.after(self.text))[0]
+
+    @torch.inference_mode()
+    def expand(self, nodes: Sequence[tuple[int, int]]) -> list[Followers]:
+        state = self.state
+        for parent, token in nodes:
+            self.tokens.append(token)
+            self.parents.append(parent - 1)
+            self.depths.append(self.depths[parent - 1] + 1 if parent else 0)
+        step = Step(
+            tuple(len(self.text) + depth for depth in self.depths), state.draft.device, parents=tuple(self.parents)
+        )
+        logits = forward(state.draft, state.store, self.tokens, step, all_logits=True)
+        state.store.accept([])
+        return self._followers(logits[-len(nodes) :])
+
+    def _followers(self, logits: torch.Tensor) -> list[Followers]:
+        top = likeliest(logits, self.state.options.candidates)
+        return [Followers(tokens, given) for tokens, given in zip(top, probabilities(logits, top), strict=True)]

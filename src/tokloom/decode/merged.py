@@ -1,0 +1,162 @@
+"""Unites the trees of several drafters, each guess with the chance that such guesses turned out to have.
+
+Paper: none (baseline)
+
+Formula:
+    Node of the union: the same tokens from the root. For each part, level 0 if it did not draft the node, else 1 to
+    `LEVELS` by the chance that the part gives it after its parent.
+    chance = parent's chance * how often nodes with these levels (of all parts) were right lately
+
+Shapes: up to the request's limit of nodes, the likeliest of the union.
+
+Effect: drafters that copy (suffix automaton) and drafters that recycle candidates are right at different places; the
+    published state of the art without training is such a union. Two parts that agree are trusted more than either. The
+    test: on a table to copy and on a story, the union needs at most a tenth more passes than the better of the
+    automaton and Token Recycling alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from tokloom import registry
+from tokloom.decode.calibration import Calibration
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.errors import SpecError
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tokloom.models.language_model import LanguageModel
+
+LEVELS = 6
+EDGES = (0.08, 0.2, 0.4, 0.6, 0.8)
+"""Chances at which a higher level begins."""
+
+
+@method(stage="decode")
+class Merged(Drafter):
+    """Every part learns from every pass, whoever drafted."""
+
+    parts: tuple[str, ...] = ("suffix_automaton", "token_recycling")
+    """Specs of drafters."""
+    nodes: int = Field(default=63, ge=1, le=63)
+    """Most nodes of the union."""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise SpecError(
+                "merged:parts", self.parts, "at least one drafter", 'E.g. merged:parts=["token_recycling"].'
+            )
+        if len(self.parts) > 4:
+            raise SpecError("merged:parts", self.parts, "at most four drafters")
+        for part in self.parts:
+            registry.build(part, Drafter, "merged:parts")
+
+    def start(self, model: LanguageModel) -> DraftState:
+        return MergedState(self, [registry.build(part, Drafter, "merged:parts").start(model) for part in self.parts])
+
+
+class Union:
+    """Nodes of several trees, equal ones united."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.levels: list[list[int]] = []
+        """Of each node, a level for each part."""
+        self.marks: list[list[Any]] = []
+        """Of each node, each part's own mark; None where it did not draft it."""
+        self._places: dict[tuple[int, int], int] = {}
+
+    def take(self, part: int, tree: DraftTree) -> None:
+        """Adds a part's tree."""
+        places: list[int] = []
+        for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
+            above = places[parent] if parent >= 0 else -1
+            place = self._places.setdefault((above, token), len(self.tokens))
+            if place == len(self.tokens):
+                self.tokens.append(token)
+                self.parents.append(above)
+                self.levels.append([0] * self.parts)
+                self.marks.append([None] * self.parts)
+            places.append(place)
+            base = tree.chances[parent] if parent >= 0 else 1.0
+            self.levels[place][part] = level_of(tree.chances[node] / base if base > 0 else 0.0)
+            self.marks[place][part] = tree.marks[node] if tree.marks else None
+
+
+class MergedState(DraftState):
+    """The parts' states, and how often nodes were right by what each part thought of them."""
+
+    def __init__(self, options: Merged, parts: list[DraftState]) -> None:
+        self.options, self.parts = options, parts
+        middles = np.array([0.0, 0.04, 0.14, 0.3, 0.5, 0.7, 0.9])
+        grid = np.meshgrid(*[middles] * len(parts), indexing="ij")
+        self.rates = Calibration(np.maximum.reduce(grid).ravel().tolist())
+
+    def read(self, tokens: Sequence[int]) -> None:
+        for part in self.parts:
+            part.read(tokens)
+
+    def propose(self, request: DraftRequest) -> DraftTree:
+        union = Union(len(self.parts))
+        for index, part in enumerate(self.parts):
+            union.take(index, part.propose(request))
+        chances: list[float] = []
+        for parent, levels in zip(union.parents, union.levels, strict=True):
+            chances.append((chances[parent] if parent >= 0 else 1.0) * self.rates.rate(self.kind(levels)))
+        marks = tuple(zip(union.levels, union.marks, strict=True))
+        tree = DraftTree(tuple(union.tokens), tuple(union.parents), tuple(chances), marks)
+        return tree.top(min(request.limit, self.options.nodes), len(tree))
+
+    def kind(self, levels: Sequence[int]) -> int:
+        """The index of a combination of levels."""
+        kind = 0
+        for level in levels:
+            kind = kind * (LEVELS + 1) + level
+        return kind
+
+    def observe(self, seen: Verified) -> None:
+        for part in self.parts:
+            part.observe(seen)
+
+    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
+        for node, hit in tree.outcomes(path):
+            self.rates.add(self.kind(tree.marks[node][0]), hit)
+        for index, part in enumerate(self.parts):
+            part.judge(*_own(tree, path, index))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        found = {"rates": self.rates.counts}
+        for index, part in enumerate(self.parts):
+            found |= {f"{index}.{name}": array for name, array in part.arrays().items()}
+        return found
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.rates.counts = arrays["rates"]
+        for index, part in enumerate(self.parts):
+            prefix = f"{index}."
+            part.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+
+
+def level_of(chance: float) -> int:
+    """The level, 1 to `LEVELS`, of a chance given the parent."""
+    return 1 + sum(chance >= edge for edge in EDGES)
+
+
+def _own(tree: DraftTree, path: Sequence[int], part: int) -> tuple[DraftTree, list[int]]:
+    """A part's own nodes of the tree with their marks, and the path along them.
+
+    Its tree has the parent of each of its nodes, so that what stays is a tree."""
+    nodes = [node for node, (levels, _) in enumerate(tree.marks) if levels[part]]
+    places = {node + 1: place + 1 for place, node in enumerate(nodes)} | {0: 0}
+    own = replace(tree.only(nodes), marks=tuple(tree.marks[node][1][part] for node in nodes))
+    return own, [places[row] for row in path if row in places]

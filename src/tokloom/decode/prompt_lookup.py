@@ -1,0 +1,89 @@
+"""Prompt lookup drafts what followed the last few tokens when they last stood in the text.
+
+Paper: none (baseline)
+
+Formula:
+    For n = longest, ..., shortest: if the last n tokens stand earlier in prompt or output, the latest such place's
+    next `length` tokens are the draft.
+
+Shapes: a chain of up to `length` tokens, one pass of length + 1 rows.
+
+Effect: transformers and llama.cpp have the same baseline; it pays where the output copies from the prompt. Here the
+    chance of a copied token follows how often copies after as long a match were right, and no more is verified than
+    pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from tokloom.decode.calibration import Calibration
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.errors import SpecError
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    from tokloom.models.language_model import LanguageModel
+
+
+@method(stage="decode")
+class PromptLookup(Drafter):
+    """Keeps nothing but how often it was right."""
+
+    longest: int = Field(default=3, ge=1, le=32)
+    """Tokens of the longest n-gram that is looked for."""
+    shortest: int = Field(default=1, ge=1, le=32)
+    """Tokens of the shortest."""
+    length: int = Field(default=10, ge=1, le=63)
+    """Most tokens copied."""
+
+    def __post_init__(self) -> None:
+        if self.shortest > self.longest:
+            raise SpecError("prompt_lookup:shortest", self.shortest, f"at most longest, {self.longest}")
+
+    def start(self, model: LanguageModel) -> DraftState:
+        return LookupState(self)
+
+
+class LookupState(DraftState):
+    """Rates by length of the n-gram, and for the tokens after the first."""
+
+    FURTHER = 0.85
+    """First guess of how often a copy goes on being right."""
+
+    def __init__(self, options: PromptLookup) -> None:
+        self.options = options
+        self.rates = Calibration([self.FURTHER, *(1 - 0.7**n for n in range(1, options.longest + 1))])
+
+    def propose(self, request: DraftRequest) -> DraftTree:
+        place, size = self.find(request.tokens)
+        copied = request.tokens[place : place + min(self.options.length, request.limit)] if size else []
+        chance, chances = 1.0, []
+        for i in range(len(copied)):
+            chance *= self.rates.rate(0 if i else size)
+            chances.append(chance)
+        return DraftTree.chain(copied, chances, [0 if i else size for i in range(len(copied))])
+
+    def find(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """Where the text goes on after the latest earlier place of its last n tokens, and n; 0, 0 if there is none."""
+        text = np.asarray(tokens)
+        best = (0, 0)
+        ends = np.arange(len(text) - 1)  # places where the n-gram may end
+        for size in range(1, self.options.longest + 1):
+            ends = ends[ends >= size - 1]
+            ends = ends[text[ends - size + 1] == text[-size]]
+            if not len(ends):
+                break
+            if size >= self.options.shortest:
+                best = (int(ends[-1]) + 1, size)
+        return best
+
+    def observe(self, seen: Verified) -> None:
+        """The logits say nothing that it could use."""
+
+    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
+        self.rates.record(tree, path)
