@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 class Part(ABC):  # noqa: B024 - a base without a part of its own
     """One of the three. Immutable, with a `repr` that says what it does; what it keeps of a layer lies in the layer."""
 
-    calibrates: ClassVar[bool] = False
-    """It has a `calibrate`."""
+    @property
+    def calibrates(self) -> bool:
+        """It has a `calibrate`."""
+        return type(self).calibrate is not Part.calibrate
 
     def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
         """As `AttentionPolicy.calibrate`."""
@@ -138,27 +140,27 @@ def slots_of(scores: Scores, places: torch.Tensor) -> torch.Tensor:
     return slots.masked_fill((slots < span.begin) | (slots >= ends), -1)
 
 
+def shares_of(scores: Scores) -> torch.Tensor:
+    """What share of the attention between sinks and local window each item has by its score, as `scores.values`; each
+    row's sum to 1. What is always taken has none."""
+    values = scores.values.masked_fill(scores.values == torch.inf, -torch.inf)
+    if not scores.shares:
+        highest = values.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
+        values = (values - highest).exp_()
+    values = values.clamp_min_(0)
+    return values / values.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
 def best_first(scores: Scores, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best items within the budget in falling order, and what share of the attention between sinks and local
-    window each has by its score.
+    """The best items within the budget in falling order, what is always taken first, and their shares.
 
     Returns:
-        places, int64 (batch, kv_heads or 1, rows, k), -1 for none, and shares, float32 of that shape: each row's sum
-        to at most 1. What is always taken comes first, with a share of 0.
+        places, int64 (batch, kv_heads or 1, rows, k), -1 for none, and `shares_of` them, 0 for none.
     """
-    values = scores.values
-    places = largest(values, min(budget // scores.page, values.shape[-1]))
-    taken = values.gather(-1, places.clamp_min(0)).masked_fill(places < 0, -torch.inf)
-    taken, order = taken.sort(dim=-1, descending=True)
-    places = places.gather(-1, order)
-    rated = values.masked_fill(values == torch.inf, -torch.inf)
-    taken = taken.masked_fill(taken == torch.inf, -torch.inf)
-    if scores.shares:
-        total = rated.clamp_min(0).sum(-1, keepdim=True).clamp_min(1e-30)
-        return places, taken.clamp_min(0) / total
-    highest = rated.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
-    total = (rated - highest).exp().sum(-1, keepdim=True).clamp_min(1e-30)
-    return places, (taken - highest).exp() / total
+    places = largest(scores.values, min(budget // scores.page, scores.values.shape[-1]))
+    rated = scores.values.gather(-1, places.clamp_min(0)).masked_fill(places < 0, -torch.inf)
+    places = places.gather(-1, rated.argsort(dim=-1, descending=True, stable=True))
+    return places, shares_of(scores).gather(-1, places.clamp_min(0)).masked_fill(places < 0, 0)
 
 
 def prefix(places: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
