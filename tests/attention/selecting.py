@@ -129,7 +129,7 @@ class Compared(AttentionPolicy):
 
     def select(self, layer, queries):  # type: ignore[no-untyped-def]
         if layer.step.prompt:
-            return None
+            return
         best = self._sets(self.exact, layer, queries)
         keys = layer.keys[0].repeat_interleave(queries.shape[1] // layer.kv_heads, 0)
         weights = (queries[0] @ keys.transpose(1, 2) * queries.shape[-1] ** -0.5).softmax(-1)[:, 0]
@@ -142,7 +142,7 @@ class Compared(AttentionPolicy):
                 found.both += len(chosen & exact)
                 held, most = (float(weights[head, sorted(slots)].sum()) for slots in (chosen, exact))
                 found.mass.append(held / most)
-        return None
+        return
 
     def _sets(self, policy: Selecting, layer, queries) -> list[set[int]]:  # type: ignore[no-untyped-def]
         """What is chosen between sinks and local window, per KV head."""

@@ -18,9 +18,7 @@ from tokloom.models.language_model import LanguageModel
 def test_the_probe_is_the_mean_weighted_by_bias() -> None:
     queries = torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(0))
     middle = [[float(queries[0, h, :, d].mean()) for d in range(8)] for h in range(4)]
-    bias = [
-        sum((float(queries[0, h, t, d]) - middle[h][d]) ** 2 for h in range(4) for d in range(8)) for t in range(6)
-    ]
+    bias = [sum((float(queries[0, h, t, d]) - middle[h][d]) ** 2 for h in range(4) for d in range(8)) for t in range(6)]
     torch.testing.assert_close(activation_bias(queries)[0], torch.tensor(bias))
     expected = sum(b * queries[0, :, t] for t, b in enumerate(bias)) / sum(bias)
     torch.testing.assert_close(ActQKV().probe(queries)[0, :, 0], expected)

@@ -20,7 +20,9 @@ def test_agreement_equals_the_formula() -> None:
             overlaps = []
             for q in queries[head]:
                 whole = {j: float(q @ keys[head // 2, j]) for j in range(64)}
-                part = {j: float(q[i] * keys[head // 2, j, i] + q[i + 4] * keys[head // 2, j, i + 4]) for j in range(64)}
+                part = {
+                    j: float(q[i] * keys[head // 2, j, i] + q[i + 4] * keys[head // 2, j, i + 4]) for j in range(64)
+                }
                 overlaps.append(len(set(best(whole, 4)) & set(best(part, 4))) / 4)
             assert float(rated[head, i]) == pytest.approx(sum(overlaps) / 5)
 

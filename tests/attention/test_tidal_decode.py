@@ -18,9 +18,7 @@ from tokloom.models.language_model import LanguageModel
 
 
 @pytest.mark.parametrize(("first", "corrections"), [(0, ()), (0, (1,)), (1, ()), (0, (1, 2))])
-def test_steps_and_trees_equal_the_formula(
-    tiny_llama: LanguageModel, first: int, corrections: tuple[int, ...]
-) -> None:
+def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, first: int, corrections: tuple[int, ...]) -> None:
     """With a correction in every layer each attends densely and hands on its own exact top-k."""
     handed_on: dict[int, list[set[int]]] = {}  # by the query
 
@@ -58,7 +56,9 @@ def test_a_layer_with_a_window_leaves_the_choice_to_the_next(tiny_llama: Languag
 def test_only_chosen_layers_score(tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
     whole = selection.score_slots
-    monkeypatch.setattr(selection, "score_slots", lambda layer, *a, **k: scored.append(layer.index) or whole(layer, *a, **k))
+    monkeypatch.setattr(
+        selection, "score_slots", lambda layer, *a, **k: scored.append(layer.index) or whole(layer, *a, **k)
+    )
     store = new_store(tiny_llama, TidalDecode(**POLICY, first=1, corrections=()), 0)
     tokens = some_tokens(tiny_llama, 50)
     for _ in prefill(tiny_llama, store, tokens[:46], 64):

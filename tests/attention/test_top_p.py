@@ -9,11 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.attention.selecting import best, check, compare, grouped, votes
+from tests.attention.selecting import best, check, grouped, votes
 from tests.attention.test_scores import filled
 from tests.attention.test_select import LEFT, POLICY, exact
 from tokloom.attention.scores import Scores
-from tokloom.attention.select import Select
 from tokloom.attention.top_p import Nucleus, TopP
 from tokloom.models.language_model import LanguageModel
 

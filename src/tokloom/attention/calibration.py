@@ -72,7 +72,9 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
 def _fingerprint(model: LanguageModel, key: str, tokens: list[int], layers: int, run: Pass) -> str:
     """Tells models apart, fine-tuned ones too: by what they make of the first tokens."""
     some = tokens[:64]
-    logits = run(KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True), True)
+    logits = run(
+        KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True), True
+    )
     rope = None if model.rope is None else registry.spec_of(model.rope)
     identity = [type(model.model).__name__, rope, layers, key, logits.argmax(-1).tolist(), tokens]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

@@ -36,7 +36,9 @@ Weights = Annotated[
 KV = Annotated[
     str | None,
     typer.Option(
-        "--kv", help="Keys and values are stored in fp32, bf16, int8 or int4; --dtype if not given.", rich_help_panel=_MODEL
+        "--kv",
+        help="Keys and values are stored in fp32, bf16, int8 or int4; --dtype if not given.",
+        rich_help_panel=_MODEL,
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
