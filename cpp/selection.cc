@@ -199,6 +199,7 @@ class Scoring {
 
 // Floats in an order of unsigned integers; -inf and NaN come first.
 std::uint32_t rank_of(float x) {
+  if (x == 0) x = 0;  // minus zero is no less
   if (!(x > -kInfinity)) return 0;
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);

@@ -42,7 +42,7 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, spread: fl
     left: dict[int, float] = {}  # by the query
 
     def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
-        total = left.get(candidates[-1], 3 * LEFT)
+        total = left[candidates[-1]] if layer else 3 * LEFT
         end = candidates[-1] + 1
         full = range(candidates[0] // 3, end // 3)
         scores, entropies = [], []
@@ -54,7 +54,7 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, spread: fl
             entropies.append(-sum(x * math.log(x) for x in p if x > 0) / math.log(len(full) + (end % 3 > 0)))
         own = sum(entropies) / 2
         most = math.floor(spread * LEFT)
-        blocks = int(min(total * own / (own + later[layer]), most) / 3)
+        blocks = int(min(total * own / (own + later[layer]), most) / 3 + 1e-4)
         left[candidates[-1]] = total - 3 * blocks
         sets = []
         for by_block in scores:

@@ -56,5 +56,5 @@ def test_a_host_that_is_calibrated(tiny_llama: LanguageModel) -> None:
 
 
 def test_a_host_of_pages_is_refused() -> None:
-    with pytest.raises(SpecError, match="hisa:host='quest'.*single tokens"):
+    with pytest.raises(SpecError, match=r"hisa:host='quest'.*single tokens"):
         Hisa(host="quest")

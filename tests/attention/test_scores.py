@@ -88,7 +88,7 @@ def test_core_and_torch_equal_the_definition(data: st.DataObject) -> None:
     options = {"keys": keys, "scale": scale, "reduce": reduce, "shared": shared, "among": among, "use": use}
     assert layer.core is not None
     got = score_slots(layer, queries, span, **options)
-    layer.core = None
+    layer.slots.core = None
     slow = score_slots(layer, queries, span, **options)
     scored = (layer.keys if keys is None else keys)[0]
     expected = torch.tensor(
@@ -111,7 +111,7 @@ def test_many_slots_and_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(module.torch, "get_num_threads", lambda n=threads: n)
         results.append(score_slots(layer, queries, span, reduce="mass"))
     assert torch.equal(*results)
-    layer.core = None
+    layer.slots.core = None
     torch.testing.assert_close(results[0], score_slots(layer, queries, span, reduce="mass"), atol=1e-6, rtol=1e-4)
 
 

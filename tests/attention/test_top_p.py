@@ -46,7 +46,7 @@ def test_all_of_the_mass_is_top_k(tiny_llama: LanguageModel) -> None:
 )  # fmt: skip
 def test_the_set_is_the_smallest_with_its_mass(values: list[float], mass: float, budget: int, shares: bool) -> None:
     if shares:
-        values = [math.exp(v) if v > -math.inf else v for v in values]
+        values = torch.tensor([math.exp(v) if v > -math.inf else v for v in values]).tolist()
     scores = Scores(torch.tensor([[[values]]]), shares=shares)
     places = Nucleus(mass).pick(filled(1, 1, 4), scores, budget)
     chosen = [p for p in places.flatten().tolist() if p >= 0]

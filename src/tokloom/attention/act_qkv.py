@@ -52,8 +52,8 @@ class MeanBlocks(Scorer):
 class DensityCut(Picker):
     """Gives a layer items by its share of the information density, out of a total for all layers.
 
-    State in the step: what is left of the total, by row. Calibration: "density" (2,), the sum over later layers, and how
-    many layers there are from this one on.
+    State in the step: what is left of the total, by row. Calibration: "density" (2,), the sum over later layers, and
+    how many layers there are from this one on.
     """
 
     spread: float
@@ -82,7 +82,7 @@ class DensityCut(Picker):
         places, _ = best_first(scores, most)
         own = density(shares_of(scores), (scores.values > -math.inf).sum(-1)).mean(1)  # (batch, rows)
         part = (left * own / (own + later).clamp_min(1e-9)).clamp_max(most)
-        items = torch.floor(part / scores.page).long()
+        items = torch.floor(part / scores.page + 1e-4).long()  # a whole number of items may come out a bit below it
         chosen = prefix(places, torch.minimum(items[:, None], (places >= 0).sum(-1)))
         layer.step.shared["left"] = left - items * scores.page
         return slots_of(scores, chosen)

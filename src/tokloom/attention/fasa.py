@@ -37,7 +37,7 @@ SKIPPED = 4
 
 @dataclass(frozen=True)
 class DominantChunks(Scorer):
-    """State in the layer: note "chunks", the chosen dimensions of all keys. Calibration: "dims" (kv_heads, 2 chunks)."""
+    """State in the layer: note "chunks", the chosen dimensions of keys. Calibration: "dims" (kv_heads, 2 chunks)."""
 
     chunks: int
 

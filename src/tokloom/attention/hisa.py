@@ -21,8 +21,8 @@ from pydantic import Field
 
 from tokloom import registry
 from tokloom.attention.page_index import PageIndex, mean, score_pages
-from tokloom.attention.scores import Scores, Span, largest
-from tokloom.attention.selection import Scorer, Selecting, slots_of
+from tokloom.attention.scores import Scores, Span
+from tokloom.attention.selection import Scorer, Selecting, best_first, prefix, slots_of
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -60,10 +60,12 @@ class Hierarchical(Scorer):
         """The tokens of the surviving blocks."""
         index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
         blocks = score_pages(layer, queries.float(), span, index, first=True)
-        width = blocks.values.shape[-1]
+        widths = span.ends.to(queries.device) // self.block + 1  # of each row
         # The first and the last block may lie outside the span for the most part.
-        surviving = min(width, max(math.ceil(self.ratio * width), math.ceil(budget / self.block) + 2))
-        return slots_of(blocks, largest(blocks.values, surviving))
+        least = math.ceil(budget / self.block) + 2
+        surviving = torch.minimum((self.ratio * widths).ceil().long().clamp_min(least), widths)
+        places, _ = best_first(blocks, int(surviving.max()) * self.block)
+        return slots_of(blocks, prefix(places, surviving.expand(*places.shape[:-1])))
 
 
 @method(stage="attention")

@@ -82,8 +82,8 @@ class LowRankIndexer(Scorer):
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:
-    """The mean attention of queries (heads, samples, d) at `rows` beyond sinks and window: the largest of each KV head's
-    group, (kv_heads,)."""
+    """The mean attention of queries (heads, samples, d) at `rows` beyond sinks and window: the largest of each KV
+    head's group, (kv_heads,)."""
     slots = torch.arange(keys.shape[1], device=keys.device)
     visible = slots <= rows[:, None]
     weights = attention_weights(queries[None], keys[None], visible[None, None], queries.shape[-1] ** -0.5)[0]
