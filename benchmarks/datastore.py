@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/datastore.py [--book FILE] [--other FILE] [--model NAME] [--layers 0,-1]
 
-Rows: the model alone; as tuned while building; the paper's temperature of 1; fewer inverted lists looked through; and as
-a control the datastore of another book (--other), at the same temperature and weight.
+Rows: the model alone; as tuned while building; the paper's temperature of 1; fewer inverted lists looked through; and
+as a control the datastore of another book (--other), at the same temperature and weight.
 """
 
 from __future__ import annotations

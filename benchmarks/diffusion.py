@@ -46,8 +46,8 @@ def main() -> None:
     ways += [f'guided_diffusion:guide="{guide_path}",tolerance={t}' for t in (1.0, 0.5, 0.2, 0.05)]
     print(f"{'':60s} tokens/pass  read/token  log-likelihood")
     for way in ways:
-        for cache in ("", ",cache=free_cache"):
-            engine = Engine(model, denoiser=f"{way},block={options.block}{cache}")
+        for cache in (None, "free_cache"):
+            engine = Engine(model, denoiser=f"{way},block={options.block}", denoising_cache=cache)
             passes = tokens = rows = 0
             total = 0.0
             for seed, prompt in enumerate(prompts):
@@ -58,7 +58,7 @@ def main() -> None:
                 rows += row.counts["read rows"]
                 tokens += len(result.tokens)
                 total += likelihood(guide, model.encode(prompt), list(result.tokens))
-            shown = way.replace(f'guide="{guide_path}",', "") + cache
+            shown = way.replace(f'guide="{guide_path}",', "") + (f" + {cache}" if cache else "")
             print(f"{shown:60s} {tokens / passes:11.2f} {rows / tokens:11.1f} {total / tokens:15.3f}", flush=True)
 
 

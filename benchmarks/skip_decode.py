@@ -40,9 +40,9 @@ def main() -> None:
                 logprobs.append(logits[0].log_softmax(-1)[target])
             seconds = time.perf_counter() - start
             share = prediction.counts["layers run"] / prediction.counts["layers of plain decoding"]
+            perplexity = math.exp(-float(torch.stack(logprobs).mean()))
             print(f"least {least:.1f}  never skipped {warmup:2}  layers run {share:4.0%}  perplexity "
-                  f"{math.exp(-float(torch.stack(logprobs).mean())):9.2f}  {1000 * seconds / len(page):5.1f} ms a token",
-                  flush=True)  # fmt: skip
+                  f"{perplexity:9.2f}  {1000 * seconds / len(page):5.1f} ms a token", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

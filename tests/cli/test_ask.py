@@ -107,6 +107,10 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
         "predictor": None,
         "rope": "giraffe:scale=2",
         "drafter": "token_recycling",
+        "denoiser": None,
+        "denoising_cache": None,
+        "search": None,
+        "verifier": None,
     }
     assert engine.asked["prompt"] == "Who?"
     assert [d.name for d in engine.asked["documents"]] == [str(book)]

@@ -28,7 +28,7 @@ def test_a_prompt_is_continued_as_it_is(run: Run, engine: FakeEngine) -> None:
     assert engine.made == {
         "model": "smollm2-135m", "dtype": None, "device": None, "weights": None, "kv": None, "attention": "h2o",
         "predictor": None,
-        "rope": None, "drafter": None,
+        "rope": None, "drafter": None, "denoiser": None, "denoising_cache": None, "search": None, "verifier": None,
     }  # fmt: skip
     assert done.out.startswith("Ishmael [he].\n")
     assert "decode" in done.out

@@ -135,8 +135,8 @@ def test_what_is_no_datastore_is_refused(tmp_path: Path, tiny_llama: LanguageMod
         Datastore(tmp_path / "old")
     with pytest.raises(DocumentError, match="too few tokens"):
         build(tmp_path / "short", tiny_llama, ["one two"])
+    (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="where nothing is"):
-        (tmp_path / "file").write_text("")
         build(tmp_path / "file", tiny_llama, ["one two three " * 300], window=WINDOW)
     with pytest.raises(ArgumentError, match="layer=9"):
         build(tmp_path / "layer", tiny_llama, ["one two three " * 300], layer=9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_the_rule_decides_who_writes(
         counts = result.ledger.row("decode").counts
         assert counts["by the large model"] == writers.count("large")
         assert counts["by the small model"] == writers.count("small")
-        assert counts["switches"] == sum(one != other for one, other in zip(writers, writers[1:], strict=False))
+        assert counts["switches"] == sum(one != other for one, other in pairwise(writers))
     if drafter is not None and stay == 8:
         assert counts["drafted"] > 0
 
@@ -139,7 +140,6 @@ def test_effect_a_higher_threshold_asks_the_large_model_less(
         spec = f"entropy_adaptive:exits={tmp_path / 'exits'},threshold={threshold},stay=2,window=2"
         result = Engine(smollm2, predictor=spec).generate(alice[60000:60300], sampling=Sampling(max_new_tokens=24))
         shares.append(result.ledger.row("decode").counts["by the large model"] / len(result.tokens))
-    print(shares)
     assert shares[0] > 0.9
     assert 0 < shares[1] < shares[0]
     assert shares[2] == 0

@@ -17,9 +17,9 @@ PROMPT = "one two three four five"
 )
 def test_read_anew_in_every_pass_it_changes_nothing(sampling: Sampling, tiny_diffusion: LanguageModel) -> None:
     plain = Engine(tiny_diffusion, denoiser="plain_denoising:block=8").generate(PROMPT, sampling=sampling)
-    cached = Engine(tiny_diffusion, denoiser='plain_denoising:block=8,cache="free_cache:refresh=1"').generate(
-        PROMPT, sampling=sampling
-    )
+    cached = Engine(
+        tiny_diffusion, denoiser="plain_denoising:block=8", denoising_cache="free_cache:refresh=1"
+    ).generate(PROMPT, sampling=sampling)
     assert cached.tokens == plain.tokens
     assert cached.ledger.row("decode").counts == plain.ledger.row("decode").counts
 
@@ -48,7 +48,7 @@ def test_a_pass_over_frozen_keys_and_values(tiny_diffusion: LanguageModel) -> No
 
 
 def test_only_the_block_and_the_one_before_are_read(tiny_diffusion: LanguageModel) -> None:
-    result = Engine(tiny_diffusion, denoiser="plain_denoising:block=8,cache=free_cache").generate(
+    result = Engine(tiny_diffusion, denoiser="plain_denoising:block=8", denoising_cache="free_cache").generate(
         PROMPT, sampling=Sampling(max_new_tokens=24)
     )
     assert len(result.tokens) == 24

@@ -119,8 +119,9 @@ def test_bad_options_are_refused(tiny_llama: LanguageModel) -> None:
 
 @pytest.mark.model
 def test_effect_fitted_exits_draft_right(smollm2: LanguageModel, alice: str, tmp_path: Path) -> None:
-    """An exit after 12 of 30 layers, fitted to 1,500 tokens of a book, says on another page of it what the model says more
-    than twice as often as those layers without the fit (the control); drafts by it are accepted and change no text."""
+    """An exit after 12 of 30 layers, fitted to 1,500 tokens of a book, says on another page of it what the model says
+    more than twice as often as those layers without the fit (the control). Its drafts are accepted, the text is the
+    same."""
     options = S2D(exits=str(tmp_path / "exits"), layers=(12,), steps=0, threshold=0.3, length=3)
     options.prepare(smollm2, [alice[5000:11000]])
     page = smollm2.encode(alice[60000:61000])

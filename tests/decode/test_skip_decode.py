@@ -45,6 +45,7 @@ def by_hand(model: LanguageModel, options: SkipDecode, new: int) -> list[int]:
     whole = copy.deepcopy(model.model)
     whole.set_attn_implementation("eager")
     count, kinds = whole.config.num_hidden_layers, getattr(whole.config, "layer_types", None)
+    low = options.warmup or count // 2
     tokens = model.encode_prompt(PROMPT, chat=False)
     cache = DynamicCache()
     with torch.inference_mode():
@@ -55,8 +56,8 @@ def by_hand(model: LanguageModel, options: SkipDecode, new: int) -> list[int]:
             if len(out) == new or out[-1] in model.eos_ids:
                 return out
             fallen = (len(out) - 1) / (new - 1)
-            run = max(options.warmup, round(count * (options.most - (options.most - options.least) * fallen)))
-            kept = [i for i in range(count) if i < options.warmup or i >= count - run + options.warmup]
+            run = max(low, round(count * (options.most - (options.most - options.least) * fallen)))
+            kept = [i for i in range(count) if i < low or i >= count - run + low]
             part = copy.deepcopy(whole)
             part.model.layers = torch.nn.ModuleList(part.model.layers[i] for i in kept)
             part.model.config.num_hidden_layers = run
@@ -67,7 +68,7 @@ def by_hand(model: LanguageModel, options: SkipDecode, new: int) -> list[int]:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("options", [SkipDecode(most=1.0, least=0.3), SkipDecode(most=0.7, least=0.5)])
+@pytest.mark.parametrize("options", [SkipDecode(most=1.0, least=0.3, warmup=1), SkipDecode(most=0.7, least=0.5)])
 def test_the_text_is_that_of_the_layers_left(options: SkipDecode, fused: bool) -> None:
     model = tiny_models.build_llama()
     expected = by_hand(model, options, NEW)
@@ -100,8 +101,10 @@ def test_drafts_change_nothing(family: str, attention: str, request: pytest.Fixt
     """No draft goes past a place where the schedule falls."""
     model: LanguageModel = request.getfixturevalue(family)
     for sampling in (Sampling(max_new_tokens=40), Sampling(max_new_tokens=40, temperature=1.1, seed=2)):
-        alone = Engine(model, attention=attention, predictor="skip_decode:least=0.3")
-        engine = Engine(model, attention=attention, predictor="skip_decode:least=0.3", drafter="token_recycling")
+        alone = Engine(model, attention=attention, predictor="skip_decode:least=0.3,warmup=1")
+        engine = Engine(
+            model, attention=attention, predictor="skip_decode:least=0.3,warmup=1", drafter="token_recycling"
+        )
         always_draft(engine)
         expected = alone.generate(PROMPT, sampling=sampling)
         for _ in range(2):
@@ -113,24 +116,24 @@ def test_drafts_change_nothing(family: str, attention: str, request: pytest.Fixt
 def test_bad_options_are_refused(tiny_llama: LanguageModel) -> None:
     with pytest.raises(SpecError, match="skip_decode:least"):
         SkipDecode(most=0.4, least=0.5)
-    with pytest.raises(ArgumentError, match="warmup=4.*at most 3"):
+    with pytest.raises(ArgumentError, match=r"warmup=4.*at most 3"):
         Engine(tiny_llama, predictor="skip_decode:warmup=4").generate(PROMPT)
 
 
 @pytest.mark.model
 def test_effect_layers_saved_and_what_they_cost(smollm2: LanguageModel, alice: str) -> None:
-    """The schedule's share of layers is saved. Without the paper's finetuning the price is high: the perplexity of a
-    book rises steeply with the layers that are left out."""
-    prompt, page = smollm2.encode(alice[16000:17000]), smollm2.encode(alice[17000:17300])
+    """The schedule's share of layers is saved. Without the paper's finetuning the price is high, and higher still where
+    all but the lowest layer may be skipped, as there."""
+    prompt, page = smollm2.encode(alice[16000:16600]), smollm2.encode(alice[16600:16800])
     perplexity = {}
-    for least in (1.0, 0.9, 0.8):
-        prediction = SkipDecode(least=least).start(Host(smollm2, Dense(), len(page), kv=None, prefill_chunk=512))
+    for least, warmup in ((1.0, None), (0.9, None), (0.9, 1)):
+        options = SkipDecode(least=least, warmup=warmup)
+        prediction = options.start(Host(smollm2, Dense(), len(page), kv=None, prefill_chunk=512))
         logprobs = [prediction.prefill(prompt, lambda done: None).log_softmax(-1)[page[0]]]
         for i, (token, target) in enumerate(pairwise(page)):
             logits = prediction.rows([token], Step((len(prompt) + i,), smollm2.device))
             logprobs.append(logits[0].log_softmax(-1)[target])
-        perplexity[least] = math.exp(-float(torch.stack(logprobs).mean()))
+        perplexity[least, warmup] = math.exp(-float(torch.stack(logprobs).mean()))
         share = prediction.counts["layers run"] / prediction.counts["layers of plain decoding"]
         assert share == pytest.approx((1 + least) / 2, abs=0.02)
-    print(perplexity)
-    assert 1.2 * perplexity[1.0] < perplexity[0.9] < perplexity[0.8]
+    assert perplexity[1.0, None] < perplexity[0.9, None] < perplexity[0.9, 1]

@@ -11,9 +11,11 @@ from tokloom.models.language_model import LanguageModel
 PROMPT = "one two three four five"
 
 
-@pytest.mark.parametrize("denoiser", ["plain_denoising:tokens=3,block=8", "plain_denoising:block=5,cache=free_cache"])
-def test_streaming_and_limits(denoiser: str, tiny_diffusion: LanguageModel) -> None:
-    engine = Engine(tiny_diffusion, denoiser=denoiser)
+@pytest.mark.parametrize(
+    ("denoiser", "cache"), [("plain_denoising:tokens=3,block=8", None), ("plain_denoising:block=5", "free_cache")]
+)
+def test_streaming_and_limits(denoiser: str, cache: str | None, tiny_diffusion: LanguageModel) -> None:
+    engine = Engine(tiny_diffusion, denoiser=denoiser, denoising_cache=cache)
     for sampling in (Sampling(max_new_tokens=19), Sampling(max_new_tokens=19, temperature=1.0, min_p=0.01, seed=3)):
         whole = engine.generate(PROMPT, sampling=sampling)
         stream = engine.stream(PROMPT, sampling=sampling)
@@ -22,6 +24,7 @@ def test_streaming_and_limits(denoiser: str, tiny_diffusion: LanguageModel) -> N
         assert len(whole.tokens) == 19 or whole.stop_reason == "end"
         assert tiny_diffusion.mask_id not in whole.tokens
     assert whole.components["denoiser"] == denoiser
+    assert whole.components.get("denoising_cache") == cache
 
 
 def test_stop_strings(tiny_diffusion: LanguageModel) -> None:
@@ -51,5 +54,7 @@ def test_what_does_not_fit_is_refused(tiny_diffusion: LanguageModel, tiny_llama:
         Engine(tiny_diffusion, attention="h2o")
     with pytest.raises(CompositionError, match="choices"):
         Engine(tiny_diffusion).generate(PROMPT, constraint='choices:options=["a","b"]')
+    with pytest.raises(CompositionError, match="score"):
+        Engine(tiny_diffusion).score(PROMPT, "six")
     with pytest.raises(UnknownNameError, match="no_such"):
-        Engine(tiny_diffusion, denoiser="plain_denoising:cache=no_such")
+        Engine(tiny_diffusion, denoising_cache="no_such")

@@ -161,12 +161,8 @@ def attention_weights(
     query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float | None = None
 ) -> torch.Tensor:
     """softmax(scale * q k^T) under a bool mask: (batch, heads, rows, slots), in the dtype of `query`."""
-    batch, heads, rows, width = query.shape
-    kv_heads = key.shape[1]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads, rows, width)
-    scores = grouped @ key[:, :, None].transpose(-1, -2) * scale  # (batch, kv_heads, group, rows, slots)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    batch, heads, rows, _ = query.shape
+    scores = attention_scores(query, key, scale, softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
     return scores.softmax(-1).reshape(batch, heads, rows, key.shape[2])
@@ -184,6 +180,15 @@ def attention_sums(
         weights = attention_weights(query[:, :, first : first + step], key, part, scale, softcap)
         out += grouped_sum(weights, key.shape[1])
     return out
+
+
+def attention_scores(query: torch.Tensor, key: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """scale * q k^T, capped: (batch, kv_heads, group, rows, slots), in the dtype of `query`."""
+    batch, heads, rows, width = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, rows, width)
+    scores = grouped @ key[:, :, None].transpose(-1, -2) * scale
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 def _dense(

@@ -22,11 +22,11 @@ from tokloom.models.cache import cache_dir
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
-TOKENS = 2048
+TOKENS = 1024
 """Most tokens of the calibration text that are read."""
 
-Pass = Callable[[KVStore, list[int], Step], torch.Tensor]
-"""Runs tokens through the model over a store: logits (rows, vocabulary)."""
+Pass = Callable[[KVStore, list[int], Step, bool], torch.Tensor]
+"""Runs tokens through the model over a store: logits of all rows (rows, vocabulary), or of the last one."""
 
 
 def text() -> str:
@@ -60,7 +60,7 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
     found = _read(path.read_bytes(), layers) if path.is_file() else None
     if found is None:
         observed = _Observed(policy, layers)
-        run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True))
+        run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True), False)
         found = policy.conclude(observed.found)
         flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
         write_atomic(path, save(flat, {"key": key}))
@@ -72,7 +72,9 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
 def _fingerprint(model: LanguageModel, key: str, tokens: list[int], layers: int, run: Pass) -> str:
     """Tells models apart, fine-tuned ones too: by what they make of the first tokens."""
     some = tokens[:64]
-    logits = run(KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True))
+    logits = run(
+        KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True), True
+    )
     rope = None if model.rope is None else registry.spec_of(model.rope)
     identity = [type(model.model).__name__, rope, layers, key, logits.argmax(-1).tolist(), tokens]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from tokloom.attention.kv_layer import KVLayer
 
 
-class Part(ABC):
+class Part(ABC):  # noqa: B024 - a base without a part of its own
     """One of the three. Immutable, with a `repr` that says what it does; what it keeps of a layer lies in the layer."""
 
-    calibrates: ClassVar[bool] = False
-    """It has a `calibrate`."""
+    @property
+    def calibrates(self) -> bool:
+        """It has a `calibrate`."""
+        return type(self).calibrate is not Part.calibrate
 
     def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
         """As `AttentionPolicy.calibrate`."""
@@ -57,6 +59,11 @@ class Scorer(Part):
             among: int64 (batch, kv_heads or 1, rows or 1, n), -1 for none: score these slots only. A scorer of pages
                 need not serve it: see `by_slot`.
         """
+
+    def room(self, seen: int, local: int) -> int:
+        """How many tokens may be drafted, with `seen` in the cache, without that what the scorer knows of a drafted
+        token's span depends on the draft. A draft of `local` tokens lies in the last one's local window."""
+        return local
 
     by_slot: ClassVar[bool] = True
     """Serves `among`, so that other scorers can narrow down for it."""
@@ -133,27 +140,27 @@ def slots_of(scores: Scores, places: torch.Tensor) -> torch.Tensor:
     return slots.masked_fill((slots < span.begin) | (slots >= ends), -1)
 
 
+def shares_of(scores: Scores) -> torch.Tensor:
+    """What share of the attention between sinks and local window each item has by its score, as `scores.values`; each
+    row's sum to 1. What is always taken has none."""
+    values = scores.values.masked_fill(scores.values == torch.inf, -torch.inf)
+    if not scores.shares:
+        highest = values.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
+        values = (values - highest).exp_()
+    values = values.clamp_min_(0)
+    return values / values.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
 def best_first(scores: Scores, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best items within the budget in falling order, and what share of the attention between sinks and local
-    window each has by its score.
+    """The best items within the budget in falling order, what is always taken first, and their shares.
 
     Returns:
-        places, int64 (batch, kv_heads or 1, rows, k), -1 for none, and shares, float32 of that shape: each row's sum
-        to at most 1. What is always taken comes first, with a share of 0.
+        places, int64 (batch, kv_heads or 1, rows, k), -1 for none, and `shares_of` them, 0 for none.
     """
-    values = scores.values
-    places = largest(values, min(budget // scores.page, values.shape[-1]))
-    taken = values.gather(-1, places.clamp_min(0)).masked_fill(places < 0, -torch.inf)
-    taken, order = taken.sort(dim=-1, descending=True)
-    places = places.gather(-1, order)
-    rated = values.masked_fill(values == torch.inf, -torch.inf)
-    taken = taken.masked_fill(taken == torch.inf, -torch.inf)
-    if scores.shares:
-        total = rated.clamp_min(0).sum(-1, keepdim=True).clamp_min(1e-30)
-        return places, taken.clamp_min(0) / total
-    highest = rated.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
-    total = (rated - highest).exp().sum(-1, keepdim=True).clamp_min(1e-30)
-    return places, (taken - highest).exp() / total
+    places = largest(scores.values, min(budget // scores.page, scores.values.shape[-1]))
+    rated = scores.values.gather(-1, places.clamp_min(0)).masked_fill(places < 0, -torch.inf)
+    places = places.gather(-1, rated.argsort(dim=-1, descending=True, stable=True))
+    return places, shares_of(scores).gather(-1, places.clamp_min(0)).masked_fill(places < 0, 0)
 
 
 def prefix(places: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -239,7 +246,13 @@ class Selecting(AttentionPolicy):
 
     def room(self, seen: int) -> int:
         # Drafted tokens must all lie in the local window of the last one, and all on one side of the budget.
-        return self.local if seen >= self.budget else min(self.local, self.budget - seen)
+        room = self._scorer.room(seen, self.local)
+        return room if seen >= self.budget else min(room, self.budget - seen)
+
+    def pooled(self, queries: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """The queries of a prompt's chunk, (batch, heads, rows, head_dim), as fewer ones that choose for neighbouring
+        rows, and how many rows each stands for: one for all by default."""
+        return self.probe(queries), [queries.shape[2]]
 
     @property
     def calibrates(self) -> bool:
@@ -265,20 +278,27 @@ class Selecting(AttentionPolicy):
         if chunk:
             if not self.prompt:
                 return None
-            queries = self.probe(queries)  # one choice for all rows of the chunk
+            queries, lengths = self.pooled(queries)
 
         def fresh() -> torch.Tensor:
             span = self._span(layer, 1 if chunk else step.rows)
             left = self.budget - self.sink - self.local
             if span.last <= span.begin:
-                return torch.full((queries.shape[0], 1, queries.shape[2], 1), -1, device=queries.device)
-            return self._picker.pick(layer, self._scorer.score(layer, queries, span, left), left)
+                return torch.full((queries.shape[0], 1, 1, 1), -1, device=queries.device)
+            if not chunk:
+                return self._picker.pick(layer, self._scorer.score(layer, queries, span, left), left)
+            span = Span(span.begin, span.ends.expand(len(lengths)).contiguous(), span.last)  # that of the first row
+            picked = self._picker.pick(layer, self._scorer.score(layer, queries, span, left), left)
+            if len(lengths) == 1:
+                return picked
+            return picked.repeat_interleave(torch.tensor(lengths, device=picked.device), dim=2)
 
         middle = self._schedule.choose(layer, queries, fresh)
         if middle is None:
             return None
-        ends = self._ends(layer, queries.shape[2])
-        return torch.cat([ends.expand(*middle.shape[:-1], -1), middle], dim=-1)
+        ends = self._ends(layer, 1 if chunk else step.rows)
+        rows = max(middle.shape[2], ends.shape[2])
+        return torch.cat([part.expand(*middle.shape[:2], rows, -1) for part in (ends, middle)], dim=-1)
 
     def _span(self, layer: KVLayer, rows: int) -> Span:
         """Between sinks and each row's local window."""

@@ -1,10 +1,12 @@
-"""A record of what decoding attended to, by layer, KV head and token of the text."""
+"""Records of what decoding attended to, by layer, KV head and token of the text, and of what dense attention weighs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+
+from tokloom.attention.stage import AttentionPolicy
 
 if TYPE_CHECKING:
     from tokloom.attention.kv_layer import KVLayer
@@ -56,3 +58,19 @@ class Trace:
             length = steps[0].shape[-1]
             rows.append(torch.stack([seen[:, :length] for seen in steps]).float().mean((0, 1)))
         return torch.stack(rows) if rows else torch.empty(0, 0)
+
+
+class DenseWeights(AttentionPolicy):
+    """Dense attention that keeps its probabilities of each step of decoding."""
+
+    name = "dense_weights"
+    needs = ("attention_weights",)
+
+    def __init__(self) -> None:
+        self.found: dict[int, list[torch.Tensor]] = {}
+        """By layer: a tensor (kv_heads, tokens) a step, summed over the query heads of a KV head."""
+
+    def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
+        assert weights is not None  # `needs` asks for them
+        if not layer.step.prompt:
+            self.found.setdefault(layer.index, []).append(weights[0, :, 0].view(layer.kv_heads, -1, layer.count).sum(1))

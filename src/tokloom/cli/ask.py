@@ -97,6 +97,9 @@ def ask(
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     denoiser: o.Denoiser = None,
+    search: o.Search = None,
+    verifier: o.Verifier = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -140,6 +143,9 @@ def ask(
         drafter=drafter,
         drafter_state=drafter_state,
         denoiser=denoiser,
+        search=search,
+        verifier=verifier,
+        denoising_cache=denoising_cache,
         context=o.with_budget(context, budget),
     )
 

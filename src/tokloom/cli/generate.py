@@ -49,6 +49,9 @@ def generate(
     drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
     denoiser: o.Denoiser = None,
+    search: o.Search = None,
+    verifier: o.Verifier = None,
+    denoising_cache: o.DenoisingCache = None,
     constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
@@ -89,6 +92,9 @@ def generate(
         drafter_state=drafter_state,
         rope=rope,
         denoiser=denoiser,
+        search=search,
+        verifier=verifier,
+        denoising_cache=denoising_cache,
     )
 
     from tokloom.cli import answer, output

@@ -36,7 +36,9 @@ Weights = Annotated[
 KV = Annotated[
     str | None,
     typer.Option(
-        "--kv", help="Keys and values are stored in fp32, bf16 or int8; --dtype if not given.", rich_help_panel=_MODEL
+        "--kv",
+        help="Keys and values are stored in fp32, bf16, int8 or int4; --dtype if not given.",
+        rich_help_panel=_MODEL,
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
@@ -70,6 +72,14 @@ Rope = Annotated[
         "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
     ),
 ]
+Search = Annotated[
+    str | None,
+    typer.Option("--search", help="The output is chosen among several, found by a search.", rich_help_panel=_METHODS),
+]
+Verifier = Annotated[
+    str | None,
+    typer.Option("--verifier", help="What the search chooses by.", rich_help_panel=_METHODS),
+]
 Drafter = Annotated[
     str | None,
     typer.Option(
@@ -87,6 +97,12 @@ Denoiser = Annotated[
     str | None,
     typer.Option(
         "--denoiser", help="Which masked tokens a diffusion model fills in in a pass.", rich_help_panel=_METHODS
+    ),
+]
+DenoisingCache = Annotated[
+    str | None,
+    typer.Option(
+        "--denoising-cache", help="What a diffusion model need not read again in a pass.", rich_help_panel=_METHODS
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of the answer.", rich_help_panel=_SAMPLING)]

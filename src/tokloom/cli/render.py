@@ -28,9 +28,12 @@ USAGES = {
     "AttentionPolicy": ASK + "--attention ",
     "Predictor": ASK + "--predictor ",
     "RotaryScaling": ASK + "--rope ",
+    "Search": ASK + "--search ",
+    "Verifier": ASK + "--search best_of --verifier ",
     "Drafter": ASK + "--drafter ",
+    "DraftSource": ASK + "--drafter dyspec:source=",
     "Denoiser": ASK + "--denoiser ",
-    "DenoisingCache": ASK + "--denoiser plain_denoising:cache=",
+    "DenoisingCache": ASK + "--denoising-cache ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }

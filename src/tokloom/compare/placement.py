@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context.stage import ContextSelector
-from tokloom.decode.stage import Constraint, Drafter, Predictor
+from tokloom.decode.denoise import Denoiser, DenoisingCache
+from tokloom.decode.draft_source import DraftSource
+from tokloom.decode.stage import Constraint, Drafter, Predictor, Search, Verifier
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -23,10 +25,16 @@ PLACES: dict[type, str] = {
     Predictor: "predictor",
     RotaryScaling: "rope",
     Drafter: "drafter",
+    Search: "search",
+    Denoiser: "denoiser",
+    DenoisingCache: "denoising_cache",
     ContextSelector: "context",
     Constraint: "constraint",
 }
 """Which argument of `Engine`, or for a constraint of `Engine.generate`, takes a method of which interface."""
+
+PARTS: tuple[type, ...] = (DraftSource, Verifier)
+"""Interfaces of what is only a part of other methods."""
 
 STAGES = ("context", "attention", "decode")
 """Stages whose methods can be compared: those that have a place in an engine."""

@@ -79,6 +79,7 @@ def compare(
     dtype: str | None = None,
     device: str | None = None,
     weights: str | None = None,
+    controls: bool = True,
 ) -> list[Record]:
     """Every method, at every budget, on every example of every task; what `results` already holds is not run again.
 
@@ -88,7 +89,7 @@ def compare(
     Args:
         stage: "context", "attention" or "decode".
         methods: specs of methods of that stage, "all" for every one; the first is the baseline. "plain" is decoding
-            without any. Attention methods are always joined by dense attention, the baseline, and streaming_llm.
+            without any.
         tasks: specs of tasks, e.g. "squad", "needle:length=512".
         budgets: a row each for every method with an option `budget` whose spec does not name one.
         model: a loaded model, or a name for `tokloom.load`.
@@ -97,6 +98,7 @@ def compare(
         progress: told what happens; `progress.bar` shows it.
         engine: arguments of `Engine` for all rows: attention, predictor, drafter, context, kv, prefill_chunk.
         dtype, device, weights: for `tokloom.load`, if model is a name.
+        controls: also the stage's controls where they aren't among the methods; see `placement.with_controls`.
 
     Returns:
         One record per cell of this comparison, tasks outermost, then examples, then methods. A method that can't
@@ -106,7 +108,8 @@ def compare(
         UsageError: an argument is not valid; nothing was run.
         ComparisonInterrupted: the user pressed Ctrl+C; the results so far are in the file.
     """
-    rows = with_controls(stage, contenders(stage, methods, budgets))
+    rows = contenders(stage, methods, budgets)
+    rows = with_controls(stage, rows) if controls else rows
     evaluations = _tasks(tasks)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ArgumentError("limit", limit, "an integer >= 1, or None for all examples")

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,8 @@ def neighbour_distribution(distances: NDArray[np.float32], temperature: float) -
     """The weight of each neighbour, softmax(-distance / temperature) along the last axis."""
     scores = -(distances - distances[..., :1]) / temperature
     weights: NDArray[np.float32] = np.exp(scores)
-    return weights / weights.sum(-1, keepdims=True)
+    weights /= weights.sum(-1, keepdims=True)
+    return weights
 
 
 def build(
@@ -194,7 +195,9 @@ def _windows(documents: Sequence[Sequence[int]], size: int) -> Iterator[_Window]
 class _Collected:
     """Keys, values and the held-out windows' log-probabilities on disk, as far as they have come."""
 
-    FILES = {"keys.f16": np.float16, "values.i32": np.int32, "logprobs.f32": np.float32, "held_out.i32": np.int32}
+    FILES: ClassVar[dict[str, Any]] = {
+        "keys.f16": np.float16, "values.i32": np.int32, "logprobs.f32": np.float32, "held_out.i32": np.int32,
+    }  # fmt: skip
 
     def __init__(self, folder: Path, source: str) -> None:
         self.folder, self.source = folder, source
@@ -311,7 +314,7 @@ def _index(keys: NDArray[np.float16], rows: NDArray[np.int64]) -> Any:
     import faiss
 
     lists = max(1, min(len(rows) // LIST_SIZE, MOST_LISTS))
-    index = faiss.index_factory(keys.shape[1], f"IVF{lists},SQfp16")
+    index: Any = faiss.index_factory(keys.shape[1], f"IVF{lists},SQfp16")
     index.by_residual = False
     index.cp.seed, index.cp.niter, index.cp.min_points_per_centroid = 0, 10, 1
     sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), lists * LIST_SIZE)).astype(np.int64)]
@@ -326,9 +329,8 @@ def _search(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     import faiss
 
-    lists = index.nlist if probes is None else min(probes, index.nlist)
-    distances, places = index.search(
-        np.ascontiguousarray(queries, dtype=np.float32), k, params=faiss.SearchParametersIVF(nprobe=lists)
-    )  # fmt: skip
+    parameters: Any = faiss.SearchParametersIVF()
+    parameters.nprobe = index.nlist if probes is None else min(probes, index.nlist)
+    distances, places = index.search(np.ascontiguousarray(queries, dtype=np.float32), k, params=parameters)
     distances[places < 0] = np.inf
     return distances, places

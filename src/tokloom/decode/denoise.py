@@ -61,8 +61,6 @@ class Denoiser(ABC):
     needs: ClassVar[tuple[str, ...]] = ("logits",)
     block: int
     """Tokens that are denoised together."""
-    cache: str | None
-    """A `DenoisingCache`, as a spec; None reads the whole text in every pass."""
 
     @abstractmethod
     def start(self, host: Host) -> Unmasking:

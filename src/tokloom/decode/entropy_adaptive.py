@@ -8,9 +8,11 @@ Formula:
 
 Shapes: logits (rows, vocabulary); a KV store for each model. A model that takes over first reads what the other wrote.
 
-Effect: the paper keeps 93 to 97% of the large model's MATH score with 25 to 43% of the tokens from it. Here the share
-    of tokens by the large model (in the ledger) falls as the threshold rises, and the text's perplexity under the large
-    model rises with it; see the test for SmolLM2 with its own 18-layer exit as the small model.
+Effect: the paper keeps 93 to 97% of the large model's MATH score with 25 to 43% of the tokens from it. Here SmolLM2
+    with its own exit after 24 of 30 layers as the small model: at thresholds of 0, 2, 3, 4 and 20 bits the whole model
+    predicts 83%, 42%, 31%, 22% and none of the tokens, and the texts' perplexity under it is 2.93, 2.93, 2.93, 3.42 and
+    3.85 (three continuations of a book, greedy).
+
 Differs: only abstract and rules of the paper were to be had: the small model begins, and the defaults of window,
     threshold and stay are ours. Drafts are verified within the `stay` tokens after a switch, where none can come.
     With `base` both models predict through another predictor, such as byte_level for different tokenizers.

@@ -2,8 +2,8 @@
 
 An exit after layer n is a linear map of the normalised hidden states, then the model's own norm and head, so that its
 sub-model of n layers (`models/submodel.py`) has next to no weights of its own. The map is fitted to the user's text in
-minutes: ridge regression onto the last layer's states, then some steps down the divergence from the model's
-distribution. Kept in one safetensors file.
+half a minute by ridge regression onto the last layer's states and, if wanted, some steps down the divergence from the
+model's distribution. Kept in one safetensors file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def fit(
     texts: Sequence[str],
     layers: Sequence[int],
     *,
-    steps: int = 40,
+    steps: int = 0,
     rows: int = 16384,
     progress: Progress | None = None,
 ) -> dict[int, float]:
@@ -165,8 +165,8 @@ def _pieces(documents: Sequence[Sequence[int]], size: int) -> Iterator[Sequence[
 
 def _norm_and_head(model: LanguageModel) -> tuple[Any, torch.Tensor]:
     """The norm before the head, and the head's matrix (hidden, vocabulary), as it multiplies."""
-    inner: Any = model.model.get_decoder()
-    head: Any = model.model.get_output_embeddings()
+    whole: Any = model.model
+    inner, head = whole.get_decoder(), whole.get_output_embeddings()
     with torch.inference_mode():
         hidden = inner.norm.weight.shape[0]
         eye = torch.eye(hidden, dtype=model.dtype, device=model.device)
@@ -197,7 +197,7 @@ def _fit_one(
         scores = norm(F.linear(inputs[batch], weight, bias)) @ head
         loss = -(wanted * scores.log_softmax(-1)).sum(-1).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         if progress is not None:
             progress(f"exit after layer {layer}", step + 1, steps)

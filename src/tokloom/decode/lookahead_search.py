@@ -5,7 +5,8 @@ Formula: as beam search, but the `width` outputs that stay are those whose greed
     the largest v; the continuation itself is thrown away.
 Shapes: up to width * expansions branches over one prompt, and a copy of each for the look ahead.
 Effect: the paper: of the three searches the strongest and the dearest, as beginnings are judged by what they lead
-    to. The test: where the likelier beginning leads to the worse output, it finds what beam search of the same width misses.
+    to. The test: where the likelier beginning leads to the worse output, it finds what beam search of the same width
+    misses.
 Differs: see best_of.
 """
 

@@ -24,8 +24,6 @@ class PlainDenoising(Denoiser):
     """Tokens filled in in each pass."""
     block: int = Field(default=32, ge=1)
     """Tokens that are denoised together."""
-    cache: str | None = None
-    """How passes read the text, such as free_cache; all of it if not given."""
 
     def start(self, host: Host) -> Unmasking:
         return Surest(self.tokens)

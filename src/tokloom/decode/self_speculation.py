@@ -14,7 +14,7 @@ Differs: drafting waits until the context is `least` times the policy's budget; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ from tokloom.decode.calibration import Calibration
 from tokloom.decode.candidates import chances as probabilities
 from tokloom.decode.candidates import likeliest
 from tokloom.decode.draft_model import BINS
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.stage import REWINDING, Drafter, DraftRequest, DraftState, DraftTree, Verified
 from tokloom.engine.forward import calibrated
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import CompositionError, SpecError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 @method(stage="decode")
 class SelfSpeculation(Drafter):
     """One model, one cache, two attentions."""
+
+    needs: ClassVar[tuple[str, ...]] = ("logits", "tokens", REWINDING)
 
     attention: str = Field(default="tidal_decode:budget=256")
     """The policy of drafting passes; one that selects and drops nothing."""
@@ -75,11 +77,10 @@ class SelfSpeculationState(DraftState):
 
     def propose(self, request: DraftRequest) -> DraftTree:
         prediction, tokens = request.prediction, request.tokens
-        if not isinstance(prediction, PlainPrediction) or not prediction.store.policy.rewinds:
+        if not isinstance(prediction, PlainPrediction):
             raise CompositionError(
-                "self_speculation", prediction.host.policy.name, "it drafts on the request's own KV store, which must "
-                "keep every token of the model's own prediction",
-            )  # fmt: skip
+                "self_speculation", type(prediction).__name__, "it drafts on the KV store of the model's own prediction"
+            )
         store = prediction.store
         depth = min(self.options.depth, request.limit, self.policy.room(store.seen))
         if len(tokens) < self.least or len(tokens) + depth > prediction.window:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokloom.attention.kv_store import Step
+    from tokloom.attention.stage import AttentionPolicy
     from tokloom.engine.branch import Branch
     from tokloom.engine.host import Host
     from tokloom.models.language_model import LanguageModel
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 
 GIVES = frozenset({"logits", "tokens", "hidden_states"})
 """What a drafter or predictor may list in `needs`."""
+REWINDING = "rewinding"
+"""A further need: a KV store whose last tokens can be taken back, which not every attention policy allows."""
+
+
+def gives(attention: AttentionPolicy) -> frozenset[str]:
+    """What drafters and predictors get under this policy."""
+    return GIVES | ({REWINDING} if attention.rewinds else set())
 
 
 class Prediction(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +17,15 @@ from tokloom.engine.sampling import Sampler, unpack
 from tokloom.engine.text_stream import TextStream
 
 
+@dataclass
+class Account:
+    """What all branches of a request cost: passes, rows in them, and how many branches there were."""
+
+    passes: int = 0
+    rows: int = 0
+    branches: int = 1
+
+
 class Branch:
     """One output so far.
 
@@ -23,6 +33,7 @@ class Branch:
         tokens: of the prediction's vocabulary, without the prompt.
         logprob: natural log-probability of `tokens` under the prediction, among what the constraint allows.
         ended: why nothing follows, None while it goes on.
+        account: shared by all branches of the request.
     """
 
     def __init__(
@@ -39,7 +50,18 @@ class Branch:
         self.logprob = 0.0
         self.ended: StopReason | None = None
         self.stream = TextStream(sampling.stop)
+        self.account = Account()
         self._scores = self._normalized(logits)
+
+    @property
+    def output(self) -> list[int]:
+        """`tokens` as a list."""
+        return list(self.tokens)
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """`ended`, by the name that decoding gives it."""
+        return self.ended
 
     @property
     def text(self) -> str:
@@ -67,6 +89,7 @@ class Branch:
         other.prediction = self.prediction.fork()
         other.matcher = None if self.matcher is None else self.matcher.fork()
         other.stream = self.stream.fork()
+        self.account.branches += 1
         return other
 
     def _normalized(self, logits: torch.Tensor) -> torch.Tensor:
@@ -105,6 +128,8 @@ def advance(branches: Sequence[Branch], tokens: Sequence[int]) -> None:
         (branch.prediction, [branch.tokens[-1]], Step((len(branch.prompt) + len(branch.tokens) - 1,), device))
         for branch in going
     ]
+    account = going[0].account
+    account.passes, account.rows = account.passes + 1, account.rows + len(going)
     for branch, logits in zip(going, going[0].prediction.rows_together(asked), strict=True):
         branch.prediction.accept([0])
         branch._scores = branch._normalized(logits[0])

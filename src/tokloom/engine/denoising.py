@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tokloom import registry
-from tokloom.attention.stage import AttentionPolicy
 from tokloom.decode.denoise import Denoiser, DenoisingCache, Proposals, Reading, Unmasking, WholeText
-from tokloom.engine.request import Chunk, Sampling, StopReason
+from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler
 from tokloom.engine.text_stream import TextStream
 from tokloom.errors import CompositionError
-from tokloom.ledger import Ledger, Row, Saving
+from tokloom.ledger import Row, Saving
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.open_request import OpenRequest, Progress
     from tokloom.models.language_model import LanguageModel
 
 DEFAULT = "plain_denoising"
 
 
-def fitting_denoiser(given: str | Denoiser | None, model: LanguageModel, others: Sequence[Any]) -> Denoiser | None:
-    """The denoiser of a diffusion model, None for a causal one.
+@dataclass(frozen=True)
+class Way:
+    """How a diffusion model writes. cache: None reads the whole text in every pass."""
 
-    others: components that a diffusion model has no use for. Raises CompositionError if any of all these don't fit."""
-    if model.mask_id is None:
-        if given is not None:
-            raise CompositionError("a denoiser", model.name, "it is no diffusion model")
-        return None
-    for part in others:
-        if part is not None and not (isinstance(part, AttentionPolicy) and part.plain):
-            raise CompositionError(part.name, model.name, "a diffusion model does not write one token after another")
-    denoiser: Denoiser = registry.build(DEFAULT if given is None else given, Denoiser, "denoiser")
-    if denoiser.cache is not None:
-        registry.build(denoiser.cache, DenoisingCache, "cache")
-    return denoiser
+    denoiser: Denoiser
+    cache: DenoisingCache | None
+
+    @classmethod
+    def fitting(
+        cls, model: LanguageModel, denoiser: str | Denoiser | None, cache: str | DenoisingCache | None
+    ) -> Way | None:
+        """With the default for what is not given; None for a causal model.
+
+        Raises CompositionError if one is given for a causal model."""
+        given = {"a denoiser": denoiser, "a denoising cache": cache}
+        if model.mask_id is None:
+            for name, part in given.items():
+                if part is not None:
+                    raise CompositionError(name, model.name, "it is no diffusion model")
+            return None
+        return cls(
+            registry.build(DEFAULT if denoiser is None else denoiser, Denoiser, "denoiser"),
+            None if cache is None else registry.build(cache, DenoisingCache, "denoising_cache"),
+        )
+
+    def refuse(self, model: LanguageModel, *parts: Any) -> None:
+        """Raises CompositionError if one of the components is given that act on the next token."""
+        for part in parts:
+            if part is not None:
+                raise CompositionError(
+                    part.name, model.name, "a diffusion model does not write one token after another"
+                )
 
 
-def denoise(
-    denoiser: Denoiser, host: Host, tokens: list[int], sampling: Sampling, ledger: Ledger
-) -> Generator[Chunk, None, Denoising]:
+def denoise(way: Way, request: OpenRequest, progress: Progress | None) -> Generator[Chunk, None, Denoising]:
     """Runs one request; returns what is known of it at its end."""
-    cache = None if denoiser.cache is None else registry.build(denoiser.cache, DenoisingCache, "cache")
-    reading = WholeText(host.model) if cache is None else cache.start(host.model)
+    host, tokens, sampling, ledger = request.prediction.host, request.tokens, request.sampling, request.ledger
+    denoiser = way.denoiser
+    reading = WholeText(host.model) if way.cache is None else way.cache.start(host.model)
     unmasking = denoiser.start(host)
     denoising = Denoising(host.model, tokens, Sampler(sampling), unmasking, reading, denoiser.block)
     steps = denoising.run()
-    row = Row("decode", denoiser.name)
+    row = Row("decode", " + ".join(part.name for part in (denoiser, way.cache) if part is not None))
     ledger.rows.append(row)
     while True:
         with ledger.clock(row):

@@ -18,18 +18,19 @@ from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
-from tokloom.decode.denoise import Denoiser
-from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor
-from tokloom.engine.denoising import denoise, fitting_denoiser
+from tokloom.decode.denoise import Denoiser, DenoisingCache
+from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor, Search, Verifier
+from tokloom.engine.denoising import Way, denoise
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
-from tokloom.engine.open_request import OpenRequest, account, prefill
+from tokloom.engine.open_request import OpenRequest, Writer, account, prefill
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prefix_cache import PrefixCache
 from tokloom.engine.prompt import check_messages, question_over_context
 from tokloom.engine.request import Chunk, Result, Sampling
+from tokloom.engine.searching import check_search, searched, verifier_of
 from tokloom.engine.together import run_together
-from tokloom.errors import ArgumentError, BudgetError
+from tokloom.errors import ArgumentError, BudgetError, CompositionError
 from tokloom.ledger import Ledger, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
@@ -94,6 +95,10 @@ class Engine:
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
         denoiser: a `Denoiser` or a spec, only for a diffusion model; None is plain_denoising.
+        search: a `Search` or a spec such as "best_of:n=8": the output is chosen among several.
+        verifier: what a search chooses by: a `Verifier`, a spec, or a function of the text; None is what the search has
+            in its options.
+        denoising_cache: a `DenoisingCache` or a spec, likewise; None reads the whole text in every pass.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
         kv: how keys and values are stored, "fp32", "bf16", "int8" (with a scale for each token of a KV head) or "int4"
@@ -120,6 +125,9 @@ class Engine:
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
         denoiser: str | Denoiser | None = None,
+        search: str | Search | None = None,
+        verifier: str | Verifier | Callable[[str], float] | None = None,
+        denoising_cache: str | DenoisingCache | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -145,7 +153,7 @@ class Engine:
         )
         for part in (self.drafter, self.predictor):
             if part is not None:
-                registry.check_needs(part, decode_stage.GIVES)
+                registry.check_needs(part, decode_stage.gives(self.attention))
         if drafter_state is not None and self.drafter is None:
             raise ArgumentError("drafter_state", str(drafter_state), "None without a drafter", "Give drafter= too.")
         if isinstance(model, LanguageModel):
@@ -162,7 +170,15 @@ class Engine:
             if self.model.device.type != "cpu":
                 raise ArgumentError("offload", str(offload), f"None for a model on {self.model.device}")
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
-        self.denoiser = fitting_denoiser(denoiser, self.model, (self.attention, self.predictor, self.drafter))
+        self.search = None if search is None else registry.build(search, Search, "search")
+        self.verifier = verifier
+        check_search(self.search, verifier, self.drafter)
+        if self.search is not None:
+            verifier_of(self.search, verifier)  # a wrong name is refused here
+        self.way = Way.fitting(self.model, denoiser, denoising_cache)
+        if self.way is not None:
+            policy = None if self.attention.plain else self.attention
+            self.way.refuse(self.model, policy, self.predictor, self.drafter, self.search)
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
@@ -226,14 +242,8 @@ class Engine:
         stream = Stream(iter(()))
 
         def chunks() -> Iterator[Chunk]:
-            if self.denoiser is not None:
-                denoising = yield from denoise(
-                    self.denoiser, request.prediction.host, request.tokens, request.sampling, request.ledger
-                )
-                stream._result = request.result_of(denoising)
-            else:
-                yield from request.run(progress)
-                stream._result = request.finish()
+            yield from request.run(progress)
+            stream._result = request.finish()
 
         stream._chunks = chunks()
         return stream
@@ -257,10 +267,9 @@ class Engine:
             raise ArgumentError("sampling", sampling, f"one, or one for each of {len(prompts)} prompts in a list")
         if not isinstance(at_once, int) or at_once < 1:
             raise ArgumentError("at_once", at_once, "an integer >= 1")
-        pairs = list(zip(prompts, each, strict=True))
-        if self.denoiser is not None:  # its passes are over whole texts
-            return [self.generate(prompt, constraint=constraint, sampling=its) for prompt, its in pairs]
-        opens = [partial(self._open, prompt, None, None, constraint, its) for prompt, its in pairs]
+        opens = [
+            partial(self._open, prompt, None, None, constraint, its) for prompt, its in zip(prompts, each, strict=True)
+        ]
         return run_together(opens, at_once)
 
     def sample(
@@ -284,8 +293,6 @@ class Engine:
             raise ArgumentError("sampling", "temperature 0", "a temperature above 0 for more than one sample")
         prefixes = self._prefixes if self._prefixes is not None else PrefixCache(ONE_PROMPT)
         each = [sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i) for i in range(n)]
-        if self.denoiser is not None:
-            return [self.generate(prompt, messages=messages, constraint=constraint, sampling=its) for its in each]
         return run_together(
             [partial(self._open, prompt, messages, None, constraint, its, prefixes) for its in each], at_once
         )
@@ -297,6 +304,10 @@ class Engine:
 
         watch: is told what each layer attends to, in every pass; see `tokloom.attention.trace.Trace`.
         """
+        if self.way is not None:
+            raise CompositionError(
+                "score", self.model.name, "a diffusion model has no chances of a text, token by token"
+            )
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
         prediction = self._predict(len(continuation), watch)
@@ -407,7 +418,8 @@ class Engine:
         if rule is not None:
             registry.check_needs(rule, decode_stage.GIVES)
         prediction = self._predict(sampling.max_new_tokens, prefixes=prefixes)
-        fitting_denoiser(self.denoiser, self.model, (rule,))
+        if self.way is not None:
+            self.way.refuse(self.model, rule)
         matcher = rule.start(prediction.vocabulary) if rule is not None else None
         ledger = Ledger()
         selection = None
@@ -423,8 +435,16 @@ class Engine:
         parts = [part.name for part in (self.predictor, self.drafter) if part is not None]
         return OpenRequest(
             prediction, tokens, sampling, rule, matcher, self._drafting, " + ".join(parts) or "plain", ledger,
-            self._components(rule, documents is not None), selection,
+            self._components(rule, documents is not None), selection, self._writer(),
         )  # fmt: skip
+
+    def _writer(self) -> Writer | None:
+        """How outputs are written if not one token after the other."""
+        if self.way is not None:
+            return partial(denoise, self.way)
+        if self.search is not None:
+            return partial(searched, self.search, verifier_of(self.search, self.verifier))
+        return None
 
     # --- checks
 
@@ -437,9 +457,11 @@ class Engine:
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
         parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter,
-            "denoiser": self.denoiser, "constraint": constraint,
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "search": self.search,
+            "constraint": constraint,
         }  # fmt: skip
+        if self.way is not None:
+            parts |= {"denoiser": self.way.denoiser, "denoising_cache": self.way.cache}
         if documents:
             parts["context"] = self.context
         specs = {key: registry.spec_of(part) for key, part in parts.items() if part is not None}

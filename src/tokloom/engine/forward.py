@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -55,9 +56,7 @@ def calibrated(model: LanguageModel, policy: AttentionPolicy) -> Calibration:
     """What the policy must know about the model; empty if it calibrates nothing."""
     if not policy.calibrates:
         return []
-    return calibration_of(
-        model, policy, lambda store, tokens, step: forward(model, store, tokens, step, all_logits=True)
-    )
+    return calibration_of(model, policy, partial(forward, model))
 
 
 class Job(NamedTuple):

@@ -50,8 +50,8 @@ class Host:
         *,
         kv: str | None,
         prefill_chunk: int,
-        prefixes: PrefixCache | None = None,
         watch: Watcher | None = None,
+        prefixes: PrefixCache | None = None,
         offload: Path | None = None,
     ) -> None:
         self.model, self.policy, self.new_tokens = model, policy, new_tokens
@@ -89,8 +89,7 @@ class Host:
         """
         capture = self._capture(hidden_layer)
         logits, hidden = torch.empty(0), []
-        # Whoever wants hidden states or watches wants them of every token.
-        prefixes = self.prefixes if capture is None and self._watch is None else None
+        prefixes = self.prefixes if capture is None else None  # hidden states of what is not read are nowhere
         key = (self.model, self._kv, self._chunk)
         planned = prefixes.plan(key, tokens, self._chunk) if prefixes is not None else set()
         found = prefixes.find(key, tokens, self._chunk) if prefixes is not None else None

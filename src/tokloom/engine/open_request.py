@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tokloom.engine.loop import Decoding
-from tokloom.engine.request import Chunk, Result, Sampling
+from tokloom.engine.request import Chunk, Result, Sampling, StopReason
 from tokloom.engine.sampling import Sampler
 from tokloom.ledger import Ledger, Row, Saving
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Progress = Callable[[str, int, int], None]
 
+if TYPE_CHECKING:
     import torch
 
     from tokloom.attention.kv_store import KVStore
     from tokloom.context.stage import Selection
     from tokloom.decode.stage import Constraint, Matcher, Prediction
-    from tokloom.engine.denoising import Denoising
     from tokloom.engine.drafting import Drafting
+    from tokloom.engine.text_stream import TextStream
 
-    Progress = Callable[[str, int, int], None]
+
+class Output(Protocol):
+    """What a request has written when it has stopped."""
+
+    @property
+    def output(self) -> list[int]: ...
+    @property
+    def stop_reason(self) -> StopReason | None: ...
+    @property
+    def is_complete(self) -> bool: ...
+    @property
+    def stream(self) -> TextStream: ...
 
 
 @dataclass
 class OpenRequest:
-    """Order of the calls: `prefill`, `start`, then passes of the decoding, and `finish`.
+    """Order of the calls: `prefill`, `start`, then passes of the decoding, and `finish`; or `run`, which does it all.
 
     tokens: the prompt, in the model's tokens. method: what the ledger's row of decoding is called.
+    writer: writes the output in another way than one token after the other (a search, a diffusion model); then only
+        `run` and `finish` are called.
     """
 
     prediction: Prediction
@@ -42,6 +55,7 @@ class OpenRequest:
     ledger: Ledger
     components: dict[str, str]
     selection: Selection | None = None
+    writer: Writer | None = None
 
     def prefill(self, progress: Progress | None) -> torch.Tensor:
         """Reads the prompt; returns the logits after it."""
@@ -53,12 +67,29 @@ class OpenRequest:
             _ = self.drafting.curve  # a first measurement is not this request's time
         prompt = self.prediction.prompt(self.tokens)
         self.decoding = Decoding(self.prediction, prompt, Sampler(self.sampling), self.drafting, self.matcher)
+        self.written: Output = self.decoding
         self.row = Row("decode", self.method)
         self.ledger.rows.append(self.row)
         return self.decoding
 
     def finish(self) -> Result:
-        """The result of the decoding, which has stopped."""
+        """The result, when the output has stopped."""
+        if self.writer is None:
+            self._account()
+        written, rule = self.written, self.rule
+        assert written.stop_reason is not None
+        return Result(
+            text=written.stream.text,
+            tokens=tuple(written.output),
+            prompt_tokens=len(self.tokens),
+            stop_reason=written.stop_reason,
+            ledger=self.ledger,
+            selection=self.selection,
+            components=self.components,
+            parsed=rule.parse(written.stream.text) if rule is not None and written.is_complete else None,
+        )
+
+    def _account(self) -> None:
         decoding, row = self.decoding, self.row
         generated = len(decoding.output)
         row.tokens_out = generated
@@ -70,25 +101,12 @@ class OpenRequest:
         if generated - 1 != decoding.passes:
             row.savings = [Saving("forward passes", generated - 1, decoding.passes)]
         account(self.ledger.row("attention"), row, self.prediction)
-        return self.result_of(decoding)
-
-    def result_of(self, decoding: Decoding | Denoising) -> Result:
-        """The result of a decoding that has stopped and is accounted for."""
-        rule = self.rule
-        assert decoding.stop_reason is not None
-        return Result(
-            text=decoding.stream.text,
-            tokens=tuple(decoding.output),
-            prompt_tokens=len(self.tokens),
-            stop_reason=decoding.stop_reason,
-            ledger=self.ledger,
-            selection=self.selection,
-            components=self.components,
-            parsed=rule.parse(decoding.stream.text) if rule is not None and decoding.is_complete else None,
-        )
 
     def run(self, progress: Progress | None) -> Iterator[Chunk]:
         """All of it alone, chunk by chunk. Only the engine's own time counts, not what the caller does between two."""
+        if self.writer is not None:
+            self.written = yield from self.writer(self, progress)
+            return
         logits = self.prefill(progress)
         steps = self.start().run(logits)
         while True:
@@ -97,6 +115,10 @@ class OpenRequest:
             if chunk is None:
                 return
             yield chunk
+
+
+Writer = Callable[[OpenRequest, Progress | None], Generator[Chunk, None, Output]]
+"""Writes the output of a request chunk by chunk, and returns it."""
 
 
 def prefill(prediction: Prediction, tokens: list[int], ledger: Ledger, progress: Progress | None) -> torch.Tensor:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from pydantic import Field
 
-from tokloom.attention.stage import AttentionPolicy
-from tokloom.attention.trace import Trace
+from tokloom.attention.trace import DenseWeights, Trace
 from tokloom.errors import DocumentError
 from tokloom.evaluate.haystack import read
 from tokloom.evaluate.perplexity import windows
@@ -27,25 +26,8 @@ from tokloom.evaluate.stage import Example, Outcome, Task
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_layer import KVLayer
     from tokloom.engine.engine import Engine
     from tokloom.models.language_model import LanguageModel
-
-
-class DenseWeights(AttentionPolicy):
-    """Dense attention that keeps its probabilities of each step of decoding."""
-
-    name = "dense_weights"
-    needs = ("attention_weights",)
-
-    def __init__(self) -> None:
-        self.found: dict[int, list[torch.Tensor]] = {}
-        """By layer: a tensor (kv_heads, tokens) a step, summed over the query heads of a KV head."""
-
-    def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
-        assert weights is not None  # `needs` asks for them
-        if not layer.step.prompt:
-            self.found.setdefault(layer.index, []).append(weights[0, :, 0].view(layer.kv_heads, -1, layer.count).sum(1))
 
 
 def overlaps(steps: Sequence[torch.Tensor], dense: Sequence[torch.Tensor], tokens: int) -> tuple[float, float]:

@@ -122,8 +122,8 @@ class FusedDecoder:
         window = _window(config, attention)
         softcap = getattr(config, "attn_logit_softcapping", None)
         form = LayerForm(
-            int(attention.layer_idx), linears[0].out_features // head_dim, linears[1].out_features // head_dim, head_dim,
-            float(attention.scaling), softcap, window,
+            int(attention.layer_idx), linears[0].out_features // head_dim, linears[1].out_features // head_dim,
+            head_dim, float(attention.scaling), softcap, window,
         )  # fmt: skip
         self.core.add(
             norms=[self._norm(norm) for norm in norms],

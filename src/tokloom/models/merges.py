@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -56,6 +56,7 @@ class Merges:
         for text in sorted(made, key=len):  # parts before what is made of them
             self._form(tokens[text], made[text])
         self.left[:], self.right[:], self.formed[:] = self._left, self._right, self._formed
+        self.followers = lru_cache(maxsize=1024)(self._followers)
 
     def _form(self, token: int, pairs: Sequence[tuple[int, int]]) -> None:
         """Finds the pair that the tokenizer makes this token of: the one that no merge across its border precedes."""
@@ -120,8 +121,8 @@ class Merges:
         times = np.maximum(rank, np.maximum(self.formed[u], self.formed[v]))
         return np.searchsorted(u, np.arange(self.size + 1)), v, times
 
-    def followers(self, token: int) -> np.ndarray:
-        """bool (size,): tokens that can stand after `token` in the same piece of text."""
+    def _followers(self, token: int) -> np.ndarray:
+        """bool (size,): tokens that can stand after `token` in the same piece of text. Not to be written to."""
         offsets, rights, times = self._after
         earliest = np.full(self.size, math.inf)
         for u, until in self._spine(token, self._right):

@@ -1,0 +1,151 @@
+"""IceCache: balanced pages, the choice written out slowly, trees, and page recall beside Quest on a real model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.attention.steps import check_trees, read
+from tests.attention.test_attend import reference_logits, some_tokens
+from tokloom import Engine
+from tokloom.attention.attend import attention_scores
+from tokloom.attention.ice_cache import PAGE, IceCache, balanced_clusters
+from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.kv_store import Step
+from tokloom.attention.stage import AttentionPolicy
+from tokloom.engine.forward import new_store, prefill
+from tokloom.errors import SpecError
+from tokloom.models.language_model import LanguageModel
+
+POLICY = {"budget": 60, "sink": 2, "local": 6, "batch": 32}
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), pages=st.integers(1, 6))
+def test_pages_are_full(seed: int, pages: int) -> None:
+    keys = torch.randn(2, pages * PAGE, 4, generator=torch.Generator().manual_seed(seed))
+    labels = balanced_clusters(keys)
+    for head in labels:
+        assert torch.bincount(head, minlength=pages).tolist() == [PAGE] * pages
+
+
+def test_similar_keys_share_a_page() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randint(0, 4, (64,), generator=generator)
+    order = torch.argsort(torch.arange(64) % 4)  # 16 of each kind, shuffled evenly
+    kinds[order] = torch.arange(4).repeat_interleave(PAGE)
+    keys = torch.eye(8)[kinds][None] * 3 + 0.01 * torch.randn(1, 64, 8, generator=generator)
+    labels = balanced_clusters(keys)[0]
+    spread = sum(keys[0, labels == page].var(0).sum() for page in range(4))
+    by_position = sum(keys[0, page * PAGE : (page + 1) * PAGE].var(0).sum() for page in range(4))
+    assert spread < 0.5 * by_position
+
+
+def by_hand(i: int, q: torch.Tensor, keys: torch.Tensor, labels: list[int], whole: int) -> set[int]:
+    """What a query at i attends to for one KV head: q (group, d), keys (n, d); pages of similar keys below `whole`."""
+    first_local = i - POLICY["local"] + 1
+    pages = {("similar", page): [j for j in range(whole) if labels[j] == page] for page in set(labels[:whole])}
+    for page in range(whole // PAGE, first_local // PAGE):
+        pages["consecutive", page] = list(range(page * PAGE, (page + 1) * PAGE))
+    score = dict.fromkeys(range(max(whole, first_local // PAGE * PAGE), first_local), float("inf"))
+    for members in pages.values():
+        value = float((q @ keys[members].mean(0)).max())
+        score |= dict.fromkeys(members, value)
+    left = POLICY["budget"] - POLICY["sink"] - POLICY["local"]
+    middle = sorted(range(POLICY["sink"], first_local), key=lambda j: (-score[j], j))[:left]
+    return {*range(POLICY["sink"]), *middle, *range(first_local, i)}
+
+
+@pytest.mark.parametrize("seen", [66, 70, 101, 120])
+def test_the_choice_is_that_of_the_formula(tiny_llama: LanguageModel, seen: int) -> None:
+    policy = IceCache(**POLICY)
+    store = read(tiny_llama, policy, some_tokens(tiny_llama, seen), 25)
+    layer: KVLayer = store.layers[1]
+    queries = torch.randn(1, 4, 1, 16, generator=torch.Generator().manual_seed(1))
+    layer.step = Step((seen,), tiny_llama.device)
+    layer.slots.reserve(1)
+    found = policy.select(layer, queries)
+    assert found is not None
+    whole = (seen - POLICY["local"] + 1) // 32 * 32
+    for head in range(2):
+        keys = layer.keys[0, head, :seen]
+        labels: list[int] = []
+        for first in range(0, whole, 32):
+            labels += (balanced_clusters(keys[None, first : first + 32])[0] + first // PAGE).tolist()
+        picked = found[0, head, 0]
+        assert set(picked[picked >= 0].tolist()) == by_hand(
+            seen, queries[0, 2 * head : 2 * head + 2, 0], keys, labels, whole
+        )
+
+
+def test_a_tree_is_lossless_across_batches(tiny_llama: LanguageModel) -> None:
+    check_trees(tiny_llama, IceCache(**POLICY), 80, trees=8, depth=5)
+
+
+@pytest.mark.parametrize("chunk", [7, 64])
+def test_full_budget_is_dense(tiny_llama: LanguageModel, chunk: int) -> None:
+    tokens = some_tokens(tiny_llama, 50)
+    store = new_store(tiny_llama, IceCache(budget=200, batch=32), 0)
+    *_, (_, logits) = prefill(tiny_llama, store, tokens, chunk)
+    torch.testing.assert_close(logits, reference_logits(tiny_llama, tokens)[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_bad_budgets_and_batches_are_refused() -> None:
+    with pytest.raises(SpecError, match="ice_cache:batch=40"):
+        IceCache(batch=40)
+    with pytest.raises(SpecError, match="ice_cache:budget=40"):
+        IceCache(budget=40, sink=4, local=32)
+
+
+class Last(AttentionPolicy):
+    """Keeps the last query and the keys of every layer."""
+
+    needs = ("queries", "keys")
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
+        self.seen.append((queries[:, :, -1:].clone(), layer.keys.clone()))
+
+
+@pytest.mark.model
+def test_effect_pages_hold_more_of_the_attention_than_pages_by_position(smollm2: LanguageModel, alice: str) -> None:
+    """At equal pages: the mass of dense attention that the chosen pages hold, over all layers and heads."""
+    watch, tokens = Last(), smollm2.encode(alice[20000:24500])[:1024]
+    for _ in prefill(smollm2, new_store(smollm2, watch, 0), tokens, 1024):
+        pass
+    totals = dict.fromkeys(("similar", "mean", "quest"), 0.0)
+    for queries, keys in watch.seen:
+        mass = attention_scores(queries, keys, 64**-0.5, None).softmax(-1).sum(2)[0, :, 0]  # (kv_heads, slots)
+        grouped = queries[0].view(3, 3, 64)
+        labels = torch.cat([balanced_clusters(keys[0, :, i : i + 512]) + i // PAGE for i in (0, 512)], dim=1)
+        by_position = (torch.arange(1024) // PAGE).expand(3, -1)
+        for name, page in (("similar", labels), ("mean", by_position), ("quest", by_position)):
+            index = page[..., None].expand(3, 1024, 64)
+            mean = torch.zeros(3, 64, 64).scatter_reduce(1, index, keys[0], "mean", include_self=False)
+            if name == "quest":
+                high, low = (
+                    mean.scatter_reduce(1, index, keys[0], how, include_self=False) for how in ("amax", "amin")
+                )
+                score = torch.maximum(grouped[:, :, None] * high[:, None], grouped[:, :, None] * low[:, None]).sum(-1)
+            else:
+                score = grouped @ mean.transpose(1, 2)
+            best = score.amax(1).topk(6, -1).indices  # 6 of 64 pages
+            chosen = (page[..., None] == best[:, None]).any(-1)
+            totals[name] += float((mass * chosen).sum())
+    assert totals["similar"] > 1.05 * totals["mean"], totals
+    assert totals["similar"] > 1.05 * totals["quest"], totals
+
+
+@pytest.mark.model
+def test_effect_reads_a_needle(smollm2: LanguageModel, alice: str) -> None:
+    hay = alice[20000:23600]
+    prompt = f"{hay[:1800]} The magic number of the garden is 7315. {hay[1800:]}\nThe magic number of the garden is"
+    digits = slice(1, None)  # the first token is the space
+    found = Engine(smollm2, attention="ice_cache:budget=128").score(prompt, " 7315")
+    control = Engine(smollm2, attention="h2o:budget=128,recent=1,interval=8").score(prompt, " 7315")
+    assert max(found.ranks[digits]) == 0
+    assert sum(control.logprobs[digits]) < sum(found.logprobs[digits]) - 2
