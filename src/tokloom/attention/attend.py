@@ -274,6 +274,8 @@ def count(layer: KVLayer, selected: torch.Tensor | None) -> None:
     """Adds this pass to the tally: pairs of a row and a slot, over all KV heads."""
     step = layer.step
     batch, heads = layer.positions.shape[:2]
+    if layer.slots.mapped is not None:
+        layer.tally.pages += layer.slots.pages(selected)
     attendable = step.pairs(layer.window)
     layer.tally.attendable += batch * heads * attendable
     if layer.window is not None:

@@ -16,6 +16,7 @@ import torch
 from transformers.cache_utils import CacheLayerMixin
 
 from tokloom._core import KVBuffer
+from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.precision import PRECISIONS, Plain
 from tokloom.attention.slots import Slots
 from tokloom.attention.stage import AttentionPolicy
@@ -32,6 +33,8 @@ class Tally:
     attended: int = 0
     attendable: int = 0
     """Pairs that causal attention without a policy would have computed."""
+    pages: int = 0
+    """Pages of mapped memory that were read."""
 
 
 def grouped_sum(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
@@ -45,10 +48,18 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     is_sliding = False
 
-    def __init__(self, index: int, policy: AttentionPolicy, limit: int, precision: str | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        policy: AttentionPolicy,
+        limit: int,
+        precision: str | None = None,
+        memory: MappedMemory | None = None,
+    ) -> None:
         # CacheLayerMixin.__init__ would assign to keys and values, which are views here.
         self.is_initialized = False
         self.index, self.policy, self.limit, self.precision = index, policy, limit, precision
+        self.memory = memory
         self.slots: Slots
         """There once `is_initialized`."""
         self.seen = 0
@@ -81,7 +92,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Empty slots; `dtype` is what the model computes in, and what is stored unless `precision` is given."""
         self.dtype, self.device = dtype, device
         precision = Plain(dtype) if self.precision is None else PRECISIONS[self.precision]
-        self.slots = Slots((batch, heads), (width, value_width), dtype, device, precision, self.limit)
+        self.slots = Slots((batch, heads), (width, value_width), dtype, device, precision, self.limit, self.memory)
         self.is_initialized = True
 
     def update(

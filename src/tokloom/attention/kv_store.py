@@ -11,6 +11,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tokloom.attention.kv_layer import KVLayer, Watcher
+from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
@@ -23,6 +24,7 @@ class KVStore(Cache):
     """The cache of one request: one `KVLayer` a layer, driven by the engine pass by pass.
 
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
+    memory: where keys and values lie; None is RAM.
     precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
     calibration: what the policy's `calibrate` found, one entry a layer; may be left out.
     watch: is told what is attended to; see `Trace`.
@@ -40,9 +42,10 @@ class KVStore(Cache):
         precision: str | None = None,
         calibration: Sequence[dict[str, torch.Tensor]] = (),
         watch: Watcher | None = None,
+        memory: MappedMemory | None = None,
     ) -> None:
-        self.policy, self.watch = policy, watch
-        super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
+        self.policy, self.watch, self.memory = policy, watch, memory
+        super().__init__(layers=[KVLayer(i, policy, limit, precision, memory) for i in range(layers)])
         self._tried: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
         for layer, found in zip(self.layers, calibration, strict=False):
             layer.calibration = found
@@ -57,7 +60,7 @@ class KVStore(Cache):
     def fork(self) -> KVStore:
         """An independent store in the same state, with counts of its own; what is shared is copied when either store
         writes. Raises RuntimeError while a tree waits for acceptance."""
-        other = KVStore(len(self.layers), self.policy, self.layers[0].limit, watch=self.watch)
+        other = KVStore(len(self.layers), self.policy, self.layers[0].limit, watch=self.watch, memory=self.memory)
         other.layers = [layer.fork() for layer in self.layers]
         return other
 
@@ -76,6 +79,8 @@ class KVStore(Cache):
     def begin(self, step: Step) -> None:
         """Announces the next pass to all layers."""
         self.step = step
+        if self.memory is not None:
+            self.memory.tidy()
         for layer in self.layers:
             layer.step = step
 
@@ -176,6 +181,13 @@ class KVStore(Cache):
             "attended": sum(layer.tally.attended for layer in self.layers),
             "attendable": sum(layer.tally.attendable for layer in self.layers),
         }
+
+    def mapping(self) -> dict[str, int]:
+        """Of a store in mapped files: bytes mapped, bytes of these in RAM now, pages read so far. Else empty."""
+        if self.memory is None:
+            return {}
+        pages = sum(layer.tally.pages for layer in self.layers)
+        return {"mapped_bytes": self.memory.bytes, "resident_bytes": self.memory.resident_bytes, "pages_read": pages}
 
 
 class StoreGroup(Cache):

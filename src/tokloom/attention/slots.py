@@ -14,6 +14,7 @@ from weakref import WeakSet
 import torch
 
 from tokloom._core import KVBuffer
+from tokloom.attention.mapped_memory import PAGE, MappedMemory
 from tokloom.attention.precision import Precision
 
 EMPTY = -1
@@ -35,9 +36,12 @@ class Slots:
         device: torch.device,
         precision: Precision,
         limit: int,
+        memory: MappedMemory | None = None,
     ) -> None:
         self.batch, self.heads = shape
         self.widths, self.dtype, self.device, self.precision, self.limit = widths, dtype, device, precision, limit
+        self.mapped = memory
+        """Where keys and values lie; None: in RAM."""
         self.count = self.capacity = self.peak_bytes = 0
         self.holes: torch.Tensor | None = None
         """int64 (batch, kv_heads): how many of the first numbers are holes; None if there are none."""
@@ -231,15 +235,37 @@ class Slots:
         self._bases = (ends - capacity).view(self.batch, self.heads)
         places = self.batch * self.heads * capacity - int(skipped.sum())
         self._keys, self._values = (
-            [
-                torch.empty((places, *shape), dtype=dtype, device=self.device)
-                for shape, dtype in self.precision.parts(width)
-            ]
+            [self._empty((places, *shape), dtype) for shape, dtype in self.precision.parts(width)]
             for width in self.widths
         )
         self._skipped = skipped
         self._see()
         self.peak_bytes = max(self.peak_bytes, self.bytes)
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if self.mapped is not None:
+            return self.mapped.empty(shape, dtype)
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def pages(self, selected: torch.Tensor | None) -> int:
+        """Pages of memory that attention to these slots reads, int64 (batch, kv_heads or 1, rows, chosen) with -1 for
+        none; to all slots if None."""
+        if selected is None:
+            places = self._places(0, self.count)
+            exists = self.exists
+            places = places.flatten() if exists is None else places[exists.flatten(0, 1)]
+        else:
+            slots = selected.expand(self.batch, self.heads, *selected.shape[2:])
+            least = self._skipped.view(self.batch, self.heads, 1, 1)
+            places = (slots + self._bases[..., None, None])[slots >= least]
+        read = 0
+        for part in (*self._keys, *self._values):
+            size = part.element_size() * part[:1].numel()
+            ends = torch.stack([places * size, places * size + size - 1]) // PAGE
+            longest = int((ends[1] - ends[0]).max()) if places.numel() else 0
+            touched = [torch.minimum(ends[0] + i, ends[1]) for i in range(longest + 1)]
+            read += len(torch.unique(torch.cat(touched)))
+        return read
 
     def _see(self) -> None:
         """Tells the core where everything is."""

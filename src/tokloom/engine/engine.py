@@ -13,6 +13,7 @@ import torch
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
 from tokloom.attention.kv_store import PRECISIONS, Step
+from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
@@ -106,6 +107,8 @@ class Engine:
         prefill_chunk: tokens of the prompt that go through the model in one pass.
         prefix_bytes: memory for the KV stores of earlier prompts, so that what a later one begins with, whole chunks of
             it, need not be read again; 0 keeps none.
+        offload: a directory on a disk. Keys and values then lie in temporary files there, and in RAM only what a pass
+            touches. The text stays the same.
 
     Raises:
         UnknownNameError, SpecError: a component that does not exist or is not valid.
@@ -132,6 +135,7 @@ class Engine:
         kv: str | None = None,
         prefill_chunk: int = 512,
         prefix_bytes: int = 0,
+        offload: str | Path | None = None,
     ) -> None:
         if not isinstance(prefill_chunk, int) or prefill_chunk < 1:
             raise ArgumentError("prefill_chunk", prefill_chunk, "an integer >= 1")
@@ -160,6 +164,11 @@ class Engine:
         if rope is not None:
             self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
+        self.offload = None if offload is None else Path(offload)
+        if offload is not None:
+            MappedMemory(offload)  # raises if nothing can be written there
+            if self.model.device.type != "cpu":
+                raise ArgumentError("offload", str(offload), f"None for a model on {self.model.device}")
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self.search = None if search is None else registry.build(search, Search, "search")
         self.verifier = verifier
@@ -385,8 +394,8 @@ class Engine:
     ) -> Prediction:
         """The prediction of a new request."""
         host = Host(
-            self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk, watch=watch,
-            prefixes=prefixes if prefixes is not None else self._prefixes,
+            self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk,
+            prefixes=prefixes if prefixes is not None else self._prefixes, watch=watch, offload=self.offload,
         )  # fmt: skip
         return PlainPrediction(host) if self.predictor is None else self.predictor.start(host)
 

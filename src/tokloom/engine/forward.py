@@ -14,6 +14,7 @@ from tokloom.attention.attend import NAME
 from tokloom.attention.calibration import calibration_of
 from tokloom.attention.kv_layer import Watcher
 from tokloom.attention.kv_store import KVStore, Step, StoreGroup
+from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.engine.capture import Capture
 from tokloom.engine.fused_pass import fused_pass
@@ -30,6 +31,7 @@ def new_store(
     limit: int,
     precision: str | None = None,
     watch: Watcher | None = None,
+    memory: MappedMemory | None = None,
 ) -> KVStore:
     """An empty store for one request, see `KVStore`. Raises UnsupportedModelError if the model can't take it."""
     config = model.model.config.get_text_config()
@@ -47,7 +49,7 @@ def new_store(
             raise UnsupportedModelError(
                 f"{model.name} does not use transformers' attention interface: {error}"
             ) from error
-    return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy), watch)
+    return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy), watch, memory)
 
 
 def calibrated(model: LanguageModel, policy: AttentionPolicy) -> Calibration:

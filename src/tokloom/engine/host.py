@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.engine.capture import Capture, MlpInput
 from tokloom.engine.forward import Job, forward, forward_many, new_store, prefill
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokloom.attention.kv_layer import Watcher
     from tokloom.attention.kv_store import KVStore, Step
     from tokloom.attention.stage import AttentionPolicy
@@ -35,6 +38,7 @@ class Host:
         model: that the request is for; policy: how its attention goes over the store.
         stores: all that were opened, those of other models included; the first one is the account's.
         new_tokens: the most tokens that the output will have.
+        offload: directory of the files in which keys and values lie; None keeps them in RAM.
         prefixes: what earlier prompts left; reused: how many tokens of this one's came from there.
     """
 
@@ -48,23 +52,26 @@ class Host:
         prefill_chunk: int,
         watch: Watcher | None = None,
         prefixes: PrefixCache | None = None,
+        offload: Path | None = None,
     ) -> None:
         self.model, self.policy, self.new_tokens = model, policy, new_tokens
         self.stores: list[KVStore] = []
         self.prefixes, self.reused = prefixes, 0
-        self._kv, self._chunk, self._watch = kv, prefill_chunk, watch
+        self._kv, self._chunk, self._watch, self._offload = kv, prefill_chunk, watch, offload
 
     def beside(self, model: LanguageModel) -> Host:
         """A host for a second model in the same request, with the same attention; its stores count with this one's."""
         other = Host(
-            model, self.policy, self.new_tokens, kv=self._kv, prefill_chunk=self._chunk, prefixes=self.prefixes
+            model, self.policy, self.new_tokens, kv=self._kv, prefill_chunk=self._chunk, prefixes=self.prefixes,
+            offload=self._offload,
         )  # fmt: skip
         other.stores = self.stores
         return other
 
     def open(self, prompt: int) -> KVStore:
         """An empty store for a prompt of so many tokens and the output."""
-        store = new_store(self.model, self.policy, prompt + self._room, self._kv, self._watch)
+        memory = None if self._offload is None else MappedMemory(self._offload)
+        store = new_store(self.model, self.policy, prompt + self._room, self._kv, self._watch, memory)
         self.stores.append(store)
         return store
 

@@ -155,6 +155,9 @@ def account(attention: Row, decode: Row, prediction: Prediction) -> None:
     attention.counts |= slots
     attention.tokens_out = slots["held"]
     attention.kv_bytes = sum(store.bytes for store in stores)
+    for store in stores:
+        for name, number in store.mapping().items():
+            attention.counts[name] = attention.counts.get(name, 0) + number
     attention.kv_bytes_peak = sum(store.peak_bytes for store in stores)
     if slots["evicted"]:
         attention.savings.append(Saving("KV slots", slots["seen"], slots["held"]))
