@@ -42,13 +42,14 @@ class Evicting(AttentionPolicy):
 
     @abstractmethod
     def kept(self, layer: KVLayer) -> torch.Tensor:
-        """`size` of the more than `size` slots: int64 (batch, kv_heads, size), ascending."""
+        """`size` of the more than `size` slots: int64 (batch, kv_heads, size), ascending. KV heads may keep different
+        numbers, `size` on average, with -1 at the front of a row."""
 
     def room(self, seen: int) -> int:
         return self.interval - seen % self.interval
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
-        return None if layer.count <= self.size else self.kept(layer)
+        return None if layer.held <= self.size else self.kept(layer)
 
 
 def group_sum(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
@@ -58,14 +59,41 @@ def group_sum(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
     return weights.reshape(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32)
 
 
-def best(layer: KVLayer, score: torch.Tensor, size: int, sink: int, recent: int) -> torch.Tensor:
-    """The text's first `sink` tokens, the `recent` newest, and of the rest those with the highest score, `size` in all.
+def best(layer: KVLayer, score: torch.Tensor, size: int | torch.Tensor, sink: int, recent: int) -> torch.Tensor:
+    """The text's first `sink` tokens, the `recent` newest, and of the rest those with the highest score.
 
-    score: float32 (batch, kv_heads, slots). Of equal ones the older is taken."""
-    first = layer.positions < sink
-    score = score.masked_fill(first, torch.inf)
+    Args:
+        score: float32 (batch, kv_heads, slots). Of equal ones the older is taken.
+        size: how many in all; a tensor (batch, kv_heads) where heads differ.
+
+    Returns:
+        int64 (batch, kv_heads, size or the largest size), ascending, -1 at the front of heads with fewer.
+    """
+    positions = layer.positions
+    score = score.masked_fill((positions >= 0) & (positions < sink), torch.inf)
     score[..., layer.count - recent :] = torch.inf
-    return largest(score, size)
+    if layer.holes is not None:
+        score.masked_fill_(positions < 0, -torch.inf)
+    elif isinstance(size, int):
+        return largest(score, size)
+    sizes = torch.as_tensor(size, device=score.device)
+    ranked, order = score.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(layer.count, device=score.device)
+    taken = (rank < sizes[..., None]) & (ranked > -torch.inf)
+    chosen = order.masked_fill(~taken, -1).sort(-1).values
+    return chosen[..., layer.count - int(sizes.max()) :]
+
+
+def apportion(demand: torch.Tensor, size: int, least: int) -> torch.Tensor:
+    """Divides `size` slots a KV head by demand (batch, kv_heads), none below `least`: int64 (batch, kv_heads), whose
+    mean over the heads is `size`. What rounding leaves goes to the largest fractions."""
+    heads = demand.shape[-1]
+    demand = demand.double().clamp_min(1e-9)
+    exact = (size - least) * heads * demand / demand.sum(-1, keepdim=True)
+    whole = exact.floor()
+    left = ((size - least) * heads - whole.sum(-1, keepdim=True)).round()
+    rank = (exact - whole).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return (least + whole + (rank < left)).long()
 
 
 def observe_window(layer: KVLayer, weights: torch.Tensor, window: int) -> None:
