@@ -10,8 +10,8 @@ Both read the whole prompt at once and then keep the slots that the budget allow
 and scored (teacher forcing): the digits of needles, and held-out text. These presses don't evict while decoding, so
 that kvpress gets the slots that tokloom has left after the prompt; from then on tokloom stays within the budget, where
 kvpress's slots grow by a token a step, to its advantage in the held-out text (64 tokens). "overhead" is the time to
-read a prompt over that of the same engine without compression, in turns; median of the ratios. The dense rows show whether
-both compute the same.
+read a prompt over that of the same engine without compression, in turns; median of the ratios. The dense rows show
+whether both compute the same.
 """
 
 from __future__ import annotations

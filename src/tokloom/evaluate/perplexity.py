@@ -5,7 +5,7 @@ Formula: logprob = mean of ln p over the held-out tokens, each given all tokens 
     better); perplexity = exp(-logprob); top1 = share of them that the model ranks first.
 Shapes: one example per window: `prefix` tokens are read as a prompt, `length` tokens after them are scored one by one.
 Effect: says what a method costs in plain language modelling, where needles ask for single tokens: a method may win one
-    and lose the other. SmolLM2-135M has a perplexity of about 20 on the shipped text after 768 tokens.
+    and lose the other. SmolLM2-135M: logprob -3.44 on the shipped text after 768 tokens (5 windows).
 """
 
 from __future__ import annotations
