@@ -113,13 +113,15 @@ class Last(AttentionPolicy):
 
 @pytest.mark.model
 def test_effect_pages_hold_more_of_the_attention_than_pages_by_position(smollm2: LanguageModel, alice: str) -> None:
-    """At equal pages: the mass of dense attention that the chosen pages hold, over all layers and heads."""
+    """The share of dense attention, sinks and local window aside, that 6 of 64 pages hold, over all layers."""
     watch, tokens = Last(), smollm2.encode(alice[20000:24500])[:1024]
     for _ in prefill(smollm2, new_store(smollm2, watch, 0), tokens, 1024):
         pass
     totals = dict.fromkeys(("similar", "mean", "quest"), 0.0)
     for queries, keys in watch.seen:
         mass = attention_scores(queries, keys, 64**-0.5, None).softmax(-1).sum(2)[0, :, 0]  # (kv_heads, slots)
+        mass[:, :4] = mass[:, -32:] = 0  # attended anyway
+        mass = mass / mass.sum(-1, keepdim=True)
         grouped = queries[0].view(3, 3, 64)
         labels = torch.cat([balanced_clusters(keys[0, :, i : i + 512]) + i // PAGE for i in (0, 512)], dim=1)
         by_position = (torch.arange(1024) // PAGE).expand(3, -1)
@@ -135,9 +137,9 @@ def test_effect_pages_hold_more_of_the_attention_than_pages_by_position(smollm2:
                 score = grouped @ mean.transpose(1, 2)
             best = score.amax(1).topk(6, -1).indices  # 6 of 64 pages
             chosen = (page[..., None] == best[:, None]).any(-1)
-            totals[name] += float((mass * chosen).sum())
-    assert totals["similar"] > 1.05 * totals["mean"], totals
-    assert totals["similar"] > 1.05 * totals["quest"], totals
+            totals[name] += float((mass * chosen).sum()) / 90
+    assert totals["similar"] > 1.4 * totals["mean"], totals
+    assert totals["similar"] > 1.4 * totals["quest"], totals
 
 
 @pytest.mark.model

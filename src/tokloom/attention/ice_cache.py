@@ -4,8 +4,8 @@ Paper: P120. IceCache: Memory-efficient KV-cache Management for Long-Sequence LL
 Formula: per KV head, keys are clustered into pages of 16 with centroid c_P = mean_{j in P} k_j; a query scores pages by
     max over its KV head's query heads of q c_P / sqrt(d) and attends to the best pages beside sinks and local window.
 Shapes: q (batch, heads, rows, d), centroids (batch, kv_heads, pages, d), token scores (batch, kv_heads, rows, slots).
-Effect: the paper keeps 99% of the quality at 256 tokens. Here its pages hold more of the attention's mass than as many
-    pages of consecutive tokens chosen by Quest's bound or by their mean (test on SmolLM2-135M).
+Effect: the paper keeps 99% of the quality at 256 tokens. On SmolLM2-135M, 6 of 64 pages hold 47% of the attention
+    between sinks and local window; as many pages of consecutive tokens 29% by Quest's bound and 28% by their mean.
 Differs: the paper clusters by a tree that keys are inserted into one by one, keeps the pages on disk, and reads those
     chosen. Here every `batch` consecutive tokens are clustered on their own once they are all there (balanced
     k-means); until then they are in pages of 16 consecutive ones. All keys stay in memory.
