@@ -29,7 +29,13 @@ REQUIRED = {
     "structural_tag": {"tools": [ADD]},
 }
 # Budgets that bite on the short texts of the tiny models.
-SMALL = {"h2o": {"budget": 24, "interval": 4}, "token_select": {"budget": 24, "sink": 2, "local": 8}}
+SMALL = {
+    "h2o": {"budget": 24, "interval": 4}, "token_select": {"budget": 24, "sink": 2, "local": 8},
+    "dhsa": {"budget": 24, "sink": 2, "local": 6, "longest": 5},
+    "ice_cache": {"budget": 32, "sink": 2, "local": 6, "batch": 16},
+    "squeezed_attention": {"observed": 8, "clusters": 0.3},
+    "token_sparse": {"window": 8, "coverage": 0.6},
+}  # fmt: skip
 PROMPT = "one two three four five six seven one two three four five six seven one two three"
 
 

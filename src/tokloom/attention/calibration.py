@@ -66,11 +66,8 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
         run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True))
         found = observed.found
         flat = {f"{i}.{name}": t for i, part in enumerate(found) for name, t in part.items()}
-            f"{i}.{name}": t.clone(memory_format=torch.contiguous_format)
-            for i, part in enumerate(found)
-            for name, t in part.items()
-        }
-        write_atomic(path, save({name: t.contiguous().clone() for name, t in flat.items()}, {"spec": spec}))
+        data = save({name: tensor.contiguous().clone() for name, tensor in flat.items()}, {"spec": spec})
+        write_atomic(path, data)
     found = [{name: t.to(model.device) for name, t in part.items()} for part in found]
     model.calibrations[spec] = found
     return found
