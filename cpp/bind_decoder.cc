@@ -66,7 +66,8 @@ void tokloom::bind_decoder(nb::module_& m) {
   nb::class_<Pass>(m, "Pass").def(
       "__init__",
       [](Pass* self, uintptr_t hidden, const std::vector<std::pair<size_t, uintptr_t>>& sequences, uintptr_t positions,
-         const std::vector<std::pair<uintptr_t, uintptr_t>>& rotary, int threads, bool torch_threads) {
+         const std::vector<std::pair<uintptr_t, uintptr_t>>& rotary, int threads, bool torch_threads, uintptr_t tap,
+         size_t tapped) {
         size_t rows = 0;
         std::vector<Sequence> each;
         for (const auto& [count, own] : sequences) each.push_back({count, pointer<const uint8_t>(own)}), rows += count;
@@ -74,10 +75,11 @@ void tokloom::bind_decoder(nb::module_& m) {
         for (const auto& [cosines, sines] : rotary)
           tables.push_back({pointer<const float>(cosines), pointer<const float>(sines)});
         new (self) Pass{pointer<float>(hidden), rows, pointer<const int32_t>(positions), std::move(each),
-                        std::move(tables), threads, torch_threads ? parallel_for_torch : parallel_for};
+                        std::move(tables), threads, torch_threads ? parallel_for_torch : parallel_for,
+                        pointer<float>(tap), tapped};
       },
       nb::arg("hidden"), nb::arg("sequences"), nb::arg("positions"), nb::arg("rotary"), nb::arg("threads"),
-      nb::arg("torch_threads"));
+      nb::arg("torch_threads"), nb::arg("tap") = 0, nb::arg("tapped") = 0);
 
   nb::class_<Decoder>(m, "Decoder")
       .def(

@@ -122,6 +122,7 @@ void Decoder::attention_out(std::size_t index, const Pass& pass, const float* at
     join(layer.after_attention, row);
     do_.rms_norm(pass.hidden + row * hidden_, layer.before_mlp.weight, layer.before_mlp.eps, hidden_,
                  normed + row * hidden_);
+    if (pass.tap && index == pass.tapped) std::copy_n(normed + row * hidden_, hidden_, pass.tap + row * hidden_);
   });
 
   Rows middle(normed, rows, hidden_);

@@ -62,6 +62,8 @@ struct Pass {
   std::vector<Rotary> rotary;
   int threads;
   ParallelFor split = parallel_for;  // whose threads: torch's where its operations come between two layers
+  float* tap = nullptr;              // (rows, hidden size): gets what the MLP of layer `tapped` gets; or nullptr
+  std::size_t tapped = 0;
 };
 
 class Decoder {

@@ -46,6 +46,12 @@ def tiny_qwen3() -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
+def tiny_diffusion() -> LanguageModel:
+    """Random masked-diffusion model with the vocabulary of tiny_llama."""
+    return tiny_models.build_diffusion()
+
+
+@pytest.fixture(scope="session")
 def alice_path() -> Path:
     """Alice's Adventures in Wonderland as a plain text file."""
     return ROOT / "examples" / "alice_in_wonderland.txt"

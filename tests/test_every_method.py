@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.decode.test_token_recycling import always_draft
 from tokloom import Document, Engine, Sampling, registry
-from tokloom.errors import SpecError
+from tokloom.decode.stage import Prepared, gives
+from tokloom.errors import CompositionError, SpecError
 from tokloom.models.language_model import LanguageModel
 
 NAMES = registry.names()
@@ -27,16 +29,22 @@ REQUIRED = {
     "grammar": {"text": 'root ::= "a" root | "b"'},
     "json_schema": {"schema": {"type": "object"}},
     "structural_tag": {"tools": [ADD]},
+    "spec_bench": {"path": "question.jsonl"},
+    "guided_diffusion": {"guide": "guide"},
+    "knn_lm": {"datastore": "datastore"},
+    "s2d": {"exits": "exits", "layers": (1,), "steps": 1},
 }
-# Budgets that bite on the short texts of the tiny models.
+TEXT = "The baker lives in house 7. It is a quiet street, and the miller sings. one two three four five six seven " * 12
+# Options, where a policy has them, with which its budget bites on the short texts of the tiny models.
 SMALL = {
-    "h2o": {"budget": 24, "interval": 4}, "token_select": {"budget": 24, "sink": 2, "local": 8},
-    "dhsa": {"budget": 24, "sink": 2, "local": 6, "longest": 5},
-    "ice_cache": {"budget": 32, "sink": 2, "local": 6, "batch": 16},
-    "squeezed_attention": {"observed": 8, "clusters": 0.3},
-    "token_sparse": {"window": 8, "coverage": 0.6},
+    "budget": 24, "interval": 4, "sink": 2, "local": 8, "window": 4, "longest": 5, "page": 8, "batch": 16, "observed": 8
 }  # fmt: skip
 PROMPT = "one two three four five six seven one two three four five six seven one two three"
+
+
+def small(name: str) -> dict[str, int]:
+    has = {option.name for option in registry.card(name).options} if name in POLICIES else set()
+    return {option: value for option, value in SMALL.items() if option in has}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,7 +63,7 @@ def test_the_card_is_complete(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_options_round_trip(name: str) -> None:
     cls = registry.get(name)
-    built = cls(**REQUIRED.get(name, {}), **SMALL.get(name, {}))
+    built = cls(**REQUIRED.get(name, {}), **small(name))
     again_name, options = registry.parse_spec(registry.spec_of(built))
     assert again_name == name
     assert cls(**options) == built
@@ -81,17 +89,36 @@ def test_options_are_immutable(name: str) -> None:
             setattr(built, field.name, None)
 
 
+def prepared(name: str, model: LanguageModel):  # type: ignore[no-untyped-def]
+    """A method, with what it needs made of `TEXT` in the working directory."""
+    built = registry.get(name)(**REQUIRED.get(name, {}))
+    if isinstance(built, Prepared):
+        built.prepare(model, [TEXT])
+    return built
+
+
 def policy(name: str):  # type: ignore[no-untyped-def]
-    return registry.get(name)(**SMALL.get(name, {}))
+    return registry.get(name)(**small(name))
 
 
 @pytest.mark.parametrize(("attention", "drafter"), list(product(POLICIES, [None, *DRAFTERS])))
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_gemma3"])
 def test_every_policy_composes_with_every_drafter(
-    attention: str, drafter: str | None, family: str, request: pytest.FixtureRequest
+    attention: str,
+    drafter: str | None,
+    family: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """With a constraint and seeded sampling too: the drafter changes no token, a second run repeats the first."""
     model: LanguageModel = request.getfixturevalue(family)
+    monkeypatch.chdir(tmp_path)
+    built = prepared(drafter, model) if drafter is not None else None
+    if built is not None and not set(built.needs) <= gives(policy(attention)):
+        with pytest.raises(CompositionError, match=drafter):
+            Engine(model, attention=policy(attention), drafter=built)
+        return
     for sampling, constraint in (
         (Sampling(max_new_tokens=24), None),
         (Sampling(max_new_tokens=24, temperature=1.2, top_p=0.9, seed=5), None),
@@ -99,7 +126,7 @@ def test_every_policy_composes_with_every_drafter(
         (Sampling(max_new_tokens=24, temperature=1.2, seed=6), 'regex:pattern="(one |two three ){2,6}[a-z]*!"'),
     ):
         plain = Engine(model, attention=policy(attention)).generate(PROMPT, sampling=sampling, constraint=constraint)
-        engine = Engine(model, attention=policy(attention), drafter=drafter)
+        engine = Engine(model, attention=policy(attention), drafter=built)
         if drafter is not None:
             always_draft(engine)
         for _ in range(2):

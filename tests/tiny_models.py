@@ -164,3 +164,10 @@ def build_qwen3() -> LanguageModel:
     tokenizer = chat_tokenizer()
     config = Qwen3Config(**shape(tokenizer, 2), tie_word_embeddings=True)
     return LanguageModel("tiny-qwen3", random_model(Qwen3ForCausalLM, config), tokenizer)
+
+
+def build_diffusion() -> LanguageModel:
+    """Three layers that look both ways, byte-level tokenizer, a mask token: a masked-diffusion model."""
+    tokenizer = chat_tokenizer()
+    config = LlamaConfig(**shape(tokenizer, 3), mask_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    return LanguageModel("tiny-diffusion", random_model(LlamaForCausalLM, config), tokenizer)

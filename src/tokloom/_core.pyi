@@ -80,7 +80,8 @@ class Pass:
     updated by every layer; sequences one (rows, own) for each that has rows in the pass, in order, own as of `attend`;
     positions of (rows,) int32; rotary one (cosines, sines) for each of the model's tables, each (positions, half of
     head_dim) float32. The caller keeps them alive. torch_threads: where torch's operations come between two layers, so
-    that both use the same threads."""
+    that both use the same threads. tap: address of (rows, hidden size) float32 that gets what goes into the MLP of
+    layer `tapped`, or 0."""
 
     def __init__(
         self,
@@ -90,6 +91,8 @@ class Pass:
         rotary: Sequence[tuple[int, int]],
         threads: int,
         torch_threads: bool,
+        tap: int = 0,
+        tapped: int = 0,
     ) -> None: ...
 
 class Decoder:

@@ -28,3 +28,20 @@ def register(name: str, visible: Callable[[int, int, torch.Tensor, torch.Tensor]
         return out.transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(name, attend)
+
+
+def register_per_head(name: str, visible: Callable[[int, int, torch.Tensor, torch.Tensor], list[set[int]]]) -> None:
+    """As `register`, with a set of visible positions for each query head."""
+
+    def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):  # type: ignore[no-untyped-def]
+        groups = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        out = torch.zeros_like(query)
+        for i in range(query.shape[2]):
+            for h, seen in enumerate(visible(module.layer_idx, i, query[0, :, i], key[0])):
+                places = sorted(seen)
+                scores = key[0, h, places] @ query[0, h, i] * scaling
+                out[0, h, i] = scores.softmax(0) @ value[0, h, places]
+        return out.transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(name, attend)

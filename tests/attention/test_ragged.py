@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,11 +21,14 @@ from tokloom.models.language_model import LanguageModel
 from tokloom.models.packed_linear import pack
 
 
+@dataclass(eq=False)
 class Ragged(AttentionPolicy):
     """Keeps the last four tokens and of the others a part that differs by layer and head; sometimes none of them."""
 
-    def __init__(self, seed: int = 0, interval: int = 3) -> None:
-        self.seed, self.interval = seed, interval
+    name: ClassVar[str] = "ragged"
+
+    seed: int = 0
+    interval: int = 3
 
     def room(self, seen: int) -> int:
         return self.interval - seen % self.interval

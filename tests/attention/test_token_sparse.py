@@ -90,8 +90,9 @@ def test_full_coverage_or_no_layer_is_dense(tiny_llama: LanguageModel, policy: T
 def test_layers_are_those_that_change_least(tiny_llama: LanguageModel) -> None:
     found = new_store(tiny_llama, TokenSparse(sparse_layers=0.67, coverage=0.6), 0)
     changes = [float(layer.calibration["change"]) for layer in found.layers]
-    limits = {float(layer.calibration["limit"]) for layer in found.layers}
-    assert limits == {sorted(changes)[1]}
+    sparse = [bool(layer.calibration["sparse"]) for layer in found.layers]
+    assert sparse == [change <= sorted(changes)[1] for change in changes]
+    assert sum(sparse) == 2
     assert changes[0] > 0
 
 
@@ -100,9 +101,8 @@ def test_decoding_is_dense_and_trees_are_lossless(tiny_llama: LanguageModel) -> 
 
 
 @pytest.mark.model
-def test_effect_halves_the_work_of_a_prompt(smollm2: LanguageModel, alice: str) -> None:
-    """Half of the layers sparse at 95% coverage: the next tokens' loss stays near to dense, nearer than if the
-    same layers attended to half the coverage."""
+def test_effect_saves_work_at_little_loss(smollm2: LanguageModel, alice: str) -> None:
+    """A quarter of the layers sparse at 99% coverage: the next tokens' loss stays near to dense; not so at 80%."""
     prompt, after = alice[20000:23600], alice[23600:23700]
 
     def measured(spec: str) -> tuple[float, float]:
@@ -113,7 +113,7 @@ def test_effect_halves_the_work_of_a_prompt(smollm2: LanguageModel, alice: str) 
 
     dense, _ = measured("dense")
     sparse, work = measured("token_sparse")
-    rough, less = measured("token_sparse:coverage=0.5")
-    assert less < work < 0.8
-    assert sparse - dense < 0.3
-    assert sparse < rough
+    rough, less = measured("token_sparse:coverage=0.8")
+    assert less < work < 0.92
+    assert sparse < dense + 0.15
+    assert rough > dense + 0.3

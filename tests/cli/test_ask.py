@@ -104,9 +104,13 @@ def test_everything_reaches_the_engine(run: Run, engine: FakeEngine, book: Path)
         "device": "cpu",
         "context": "context_bubble:budget=700",
         "attention": "h2o:budget=64",
-        "rope": "giraffe:scale=2",
         "predictor": None,
+        "rope": "giraffe:scale=2",
         "drafter": "token_recycling",
+        "denoiser": None,
+        "denoising_cache": None,
+        "search": None,
+        "verifier": None,
     }
     assert engine.asked["prompt"] == "Who?"
     assert [d.name for d in engine.asked["documents"]] == [str(book)]

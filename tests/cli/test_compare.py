@@ -111,7 +111,7 @@ def test_interrupt_tells_how_to_resume(run: Run, called: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"--methods": "top_kk"}, ("'top_kk'", "Did you mean 'top_k'?")),
+        ({"--methods": "top_kk"}, ("'top_kk'", "Did you mean 'top_k'")),
         ({"--tasks": "squat"}, ("Did you mean 'squad'?",)),
         ({"--methods": "top_k,,x"}, ("specs='top_k,,x'",)),
         ({"--budgets": "1,many"}, ("--budgets='1,many'", "128,256,512")),
@@ -137,3 +137,17 @@ def test_unknown_stage_is_refused_and_leaves_no_file(run: Run, tmp_path: Path, m
     assert done.code == 2
     assert "Did you mean 'context'" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_attention_as_a_whole(run: Run, called: dict[str, Any]) -> None:
+    """Without further options: all methods, at two budgets, on tasks that exist and whose options are right."""
+    from tokloom import registry
+    from tokloom.evaluate.stage import Task
+
+    assert run("compare", "attention").code == 0
+    _, methods, tasks, budgets, *_ = called["arguments"]
+    assert (methods, budgets) == (["all"], [256, 128])
+    assert len({registry.spec_of(registry.build(task, Task, "tasks")) for task in tasks}) == len(tasks) > 5
+    assert run("compare", "attention", "--methods", "h2o", "--tasks", "needle").code == 0
+    assert called["arguments"][1:4] == (["h2o"], ["needle"], None)
+    assert run("compare", "context").code == 2

@@ -27,9 +27,8 @@ def test_a_prompt_is_continued_as_it_is(run: Run, engine: FakeEngine) -> None:
     assert engine.asked["constraint"].options == (" a", " b")
     assert engine.made == {
         "model": "smollm2-135m", "dtype": None, "device": None, "weights": None, "kv": None, "attention": "h2o",
-        "rope": None,
         "predictor": None,
-        "drafter": None,
+        "rope": None, "drafter": None, "denoiser": None, "denoising_cache": None, "search": None, "verifier": None,
     }  # fmt: skip
     assert done.out.startswith("Ishmael [he].\n")
     assert "decode" in done.out

@@ -54,6 +54,7 @@ class Bench:
     def run(self, **changes: Any) -> list[Record]:
         arguments: dict[str, Any] = {
             "stage": "attention",
+            "controls": False,
             "methods": ["dense", "h2o", "token_select"],
             "tasks": ["needle:length=200,repeats=1,depths=[0.2,0.8]", "squad:limit=2"],
             "budgets": [512, 128],

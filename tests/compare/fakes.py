@@ -48,6 +48,7 @@ class FakeModel:
 @dataclass
 class FakeScore:
     tokens: tuple[int, ...]
+    prompt_tokens: int
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...]
     ledger: Ledger
@@ -92,7 +93,7 @@ class FakeEngine:
         ]  # fmt: skip
         return Result(text, tokens, self.model.count(prompt), "end", Ledger(rows), selection)
 
-    def score(self, prompt: str, continuation: str) -> FakeScore:
+    def score(self, prompt: str, continuation: str, watch: Any = None) -> FakeScore:
         tokens = tuple(self.model.encode(continuation))
         rank, logprob = (0, -0.5) if self.sees(prompt) else (7, -3.0)
-        return FakeScore(tokens, (logprob,) * len(tokens), (rank,) * len(tokens), Ledger())
+        return FakeScore(tokens, self.model.count(prompt), (logprob,) * len(tokens), (rank,) * len(tokens), Ledger())

@@ -8,7 +8,16 @@ import pytest
 
 from tests.compare.fakes import FakeEngine, FakeModel
 from tokloom import registry
-from tokloom.compare.placement import PLACES, Constrained, contenders, engine_for, fixed_parts
+from tokloom.compare.placement import (
+    CONTROLS,
+    PARTS,
+    PLACES,
+    Constrained,
+    contenders,
+    engine_for,
+    fixed_parts,
+    with_controls,
+)
 from tokloom.decode.choices import Choices
 from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
@@ -19,8 +28,9 @@ def rows(*args: Any) -> list[tuple[str, str, int | None]]:
 
 
 def test_every_comparable_method_has_a_place() -> None:
-    """All methods of the three stages can be compared; a new interface there needs a line in PLACES."""
-    interfaces = {interface.__name__ for interface in PLACES}
+    """All methods of the three stages can be compared; a new interface there needs a line in PLACES, or in PARTS if
+    its methods serve others only."""
+    interfaces = {interface.__name__ for interface in (*PLACES, *PARTS)}
     for stage in ("context", "attention", "decode"):
         for name in registry.names(stage):
             assert registry.card(name).kind in interfaces, name
@@ -121,3 +131,24 @@ def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.score("x", "y").ranks == (0,)
     assert fixed_parts(h2o, others) == {"prefill_chunk": 64}
     assert fixed_parts(constraint, others) == others
+
+
+def test_all_methods_of_a_stage() -> None:
+    names = [row.label for row in contenders("attention", ["all"], [1024])]
+    assert names[:2] == list(CONTROLS["attention"])
+    assert sorted(names) == sorted(registry.names("attention"))
+
+
+def specs(*args: Any) -> list[str]:
+    return [row.spec for row in with_controls(args[0], contenders(*args))]
+
+
+def test_controls_are_added() -> None:
+    """The baseline in front, the other at every budget of a row; none where they are listed."""
+    assert specs("attention", ["h2o:budget=100", "token_select"], [200]) == [
+        "dense", "h2o:budget=100", "token_select:budget=200", "streaming_llm:budget=200", "streaming_llm:budget=100",
+    ]  # fmt: skip
+    assert specs("attention", ["h2o", "streaming_llm:budget=64", "dense"], [200]) == [
+        "h2o:budget=200", "streaming_llm:budget=64", "dense",
+    ]  # fmt: skip
+    assert specs("decode", ["token_recycling"]) == ["token_recycling"]

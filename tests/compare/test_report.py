@@ -75,7 +75,7 @@ def test_one_page_with_every_row() -> None:
     quality = next(cells for cells in page.rows if cells[0] == "h2o" and cells[1] == "64")
     assert quality[2].startswith("0.125")
     assert quality[3].startswith("-0.750")
-    assert ["h2o", "256", "10.0×0.25", "2.00", "2.50", "2.00"] in page.rows
+    assert ["h2o", "256", "10.0×0.25", "2.00", "500", "2.50", "2.00"] in page.rows
     assert any(cells == ["spin", "", "spin <b>can't</b> & won't"] for cells in page.rows)
     assert "<pre>tokloom compare attention --methods &#x27;a,b&#x27; &lt;x&gt;</pre>" in text
     assert "squad:limit=2" in text
@@ -131,6 +131,17 @@ def test_many_methods_and_long_names() -> None:
         r for i in range(20) for r in row(f"token_select:local=8,sink={i},similarity=0.5", 64, [0.5, 1], 3.0 + i)
     ]
     assert render_report(records).count("similarity=0.5") > 60
+
+
+def test_many_methods_are_spread_over_panels() -> None:
+    """The baseline and the control are in each; all panels have the same axes."""
+    records = [*row("dense", None, [1, 1], 40), *row("streaming_llm", 64, [0, 0.5], 3)]
+    records += [r for i in range(14) for r in row(f"method_{i}", 64, [0.5, 1], 3.0 + i)]
+    first = re.findall(r"<svg.*?</svg>", render_report(records), re.S)[0]
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", first)
+    assert [words.count(name) for name in ("dense", "streaming_llm", "method_0", "method_13")] == [3, 3, 1, 1]
+    assert words.count("digit_accuracy (mean, 95% interval)") == 3
+    assert words.count("keys and values held at the end (MiB)") == 1
 
 
 def test_only_errors() -> None:

@@ -222,7 +222,7 @@ def test_on_a_real_model(smollm2: LanguageModel, tmp_path: Path) -> None:
     task = "needle:length=320,depths=[0.4],repeats=1"
 
     def run(stage: str, methods: list[str], budgets: list[int] | None = None) -> list[Record]:
-        return compare(stage, methods, [task], budgets, smollm2, results=results)
+        return compare(stage, methods, [task], budgets, smollm2, results=results, controls=False)
 
     dense, h2o, select = run("attention", ["dense", "h2o", "token_select"], [128])
     assert dense.scores["digit_accuracy"] == select.scores["digit_accuracy"] == 1
@@ -239,3 +239,9 @@ def test_on_a_real_model(smollm2: LanguageModel, tmp_path: Path) -> None:
     assert run("attention", ["dense", "h2o", "token_select"], [128]) == [dense, h2o, select]
     assert results.read_bytes() == before
     assert "needle" in render_report([dense, h2o, select])
+
+
+def test_controls_join_the_rows(bench: Bench) -> None:
+    records = bench.run(controls=True, methods=["h2o"], budgets=[512], limit=1)
+    methods = list(dict.fromkeys(record.method for record in records))
+    assert methods == ["dense", "h2o", "streaming_llm"]

@@ -106,6 +106,7 @@ def test_columns_leave_out_what_nobody_has() -> None:
     assert [cost.key for cost in columns(summarise(RECORDS))] == [
         "kv_bytes",
         "seconds_decode",
+        "seconds_per_token",
         "seconds",
         "tokens_per_second",
     ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.decode.test_token_recycling import always_draft
+from tests.test_every_method import prepared
 from tests.tiny_models import build_qwen3
 from tokloom import Engine, Sampling, registry
 from tokloom.engine.sampling import filtered
@@ -43,14 +45,18 @@ def small() -> LanguageModel:
 
 @pytest.mark.parametrize("drafter", [*DRAFTERS, *OTHERS])
 @pytest.mark.parametrize("constraint", [None, GRAMMAR, 'regex:pattern="[a-z ]{0,30}!"'])
-def test_same_text_greedy_and_seeded(drafter: str, constraint: str | None, small: LanguageModel) -> None:
+def test_same_text_greedy_and_seeded(
+    drafter: str, constraint: str | None, small: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = prepared(drafter, small) if drafter in DRAFTERS else drafter
     for sampling in (
         Sampling(max_new_tokens=24),
         Sampling(max_new_tokens=24, temperature=1.2, top_k=9, top_p=0.9, seed=1),
         Sampling(max_new_tokens=24, temperature=1.2, min_p=0.05, seed=2, stop=(" two",)),
     ):
         plain = Engine(small).generate(PROMPT, sampling=sampling, constraint=constraint)
-        engine = Engine(small, drafter=drafter)
+        engine = Engine(small, drafter=made)
         always_draft(engine)
         for _ in range(2):
             drafted = engine.generate(PROMPT, sampling=sampling, constraint=constraint)

@@ -65,10 +65,16 @@ class Clock:
         return self.now
 
 
-def passes(pace: Pace, clock: Clock, count: int, seconds: float, tokens: int = 1, drafted: bool = False) -> None:
+def passes(
+    pace: Pace, clock: Clock, count: int, seconds: float, tokens: int = 1, drafted: bool = False, asking: float = 0.0
+) -> None:
+    """asking: of the seconds those that the drafter took; it is not asked at all if it neither drafted nor took any."""
     for _ in range(count):
         pace.begin()
-        clock.now += seconds
+        clock.now += asking
+        if drafted or asking:
+            pace.asked()
+        clock.now += seconds - asking
         pace.end(drafted, tokens)
 
 
@@ -97,6 +103,18 @@ def test_drafting_that_is_slower_rests_ever_longer_and_one_that_pays_goes_on() -
     passes(pace, clock, 200, 1.5, tokens=3, drafted=True)
     assert pace.open
     assert pace.gain == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_drafter_that_takes_long_and_proposes_nothing_rests_and_a_cheap_one_waits() -> None:
+    clock = Clock()
+    dear, cheap = Pace(clock), Pace(clock)
+    for pace, asking in ((dear, 0.5), (cheap, 0.01)):
+        passes(pace, clock, Pace.PLAIN, 1.0)
+        passes(pace, clock, Pace.TRIAL, 1.0 + asking, asking=asking)
+        assert pace.plain == pytest.approx(1.0)
+        assert pace.gain == pytest.approx(1 / (1 + asking), rel=0.2)
+    assert not dear.open
+    assert cheap.open
 
 
 def test_one_slow_plain_pass_does_not_count_and_forced_tokens_are_not_timed() -> None:

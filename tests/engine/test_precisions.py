@@ -85,5 +85,5 @@ def test_drafting_over_every_store(kv: str, attention: str, smollm2: tokloom.Lan
 
 
 def test_an_unknown_precision_is_named() -> None:
-    with pytest.raises(tokloom.errors.ArgumentError, match=r"kv='int3'.*fp32, bf16, int8, or None"):
+    with pytest.raises(tokloom.errors.ArgumentError, match=r"kv='int3'.*fp32, bf16, int8, int4, or None"):
         Engine(kv="int3")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import re
 from pathlib import Path
@@ -16,61 +15,10 @@ from hypothesis import strategies as st
 from tests.compare.fakes import FakeEngine, FakeModel
 from tokloom import Engine
 from tokloom.errors import ArgumentError, BudgetError, DocumentError, SpecError
-from tokloom.evaluate.needle import SHIPPED, Needle, hide, insertion, sentences
+from tokloom.evaluate.haystack import SHIPPED, sentences
+from tokloom.evaluate.needle import Needle
 from tokloom.evaluate.stage import Example
 from tokloom.models.language_model import LanguageModel
-
-SENTENCE = st.lists(st.sampled_from(["ab", "c", "def", "g,", "7"]), min_size=1, max_size=6).map(" ".join)
-HAY = st.lists(SENTENCE.map(lambda s: f"A {s}."), min_size=1, max_size=12)
-NEEDLE = "The number is: 4711."
-
-
-def test_sentences() -> None:
-    assert sentences('He came. "Who?" she said.\nMr x went (so!) Away. 7 left.') == [
-        "He came.", '"Who?" she said.', "Mr x went (so!)", "Away. 7 left.",
-    ]  # fmt: skip
-    text = SHIPPED.read_text(encoding="utf-8")
-    assert " ".join(sentences(text)) == " ".join(text.split())
-
-
-@given(st.lists(st.integers(1, 50), max_size=20), st.floats(0, 1))
-def test_insertion_is_the_nearest_border(lengths: list[int], depth: float) -> None:
-    at = insertion(lengths, depth)
-    errors = [abs(sum(lengths[:i]) - depth * sum(lengths)) for i in range(len(lengths) + 1)]
-    assert errors[at] == min(errors)
-
-
-@given(HAY, st.integers(0, 11), st.floats(0, 1), st.integers(1, 120))
-def test_hidden_text(hay: list[str], start: int, depth: float, length: int) -> None:
-    """The needle once; sentences whole, in order, as many as fit; the depth within half a sentence of the wish."""
-    count = FakeModel().count
-    hidden = hide(NEEDLE, hay, start, depth, length, count)
-    if hidden is None:
-        assert count(NEEDLE) > length
-        return
-    text, reached = hidden
-    assert count(text) <= length
-    assert text.count(NEEDLE) == 1
-    before, _, after = text.partition(NEEDLE)
-    rest = " ".join((before + after).split())
-    endless = (hay[(start + i) % len(hay)] for i in itertools.count())
-    taken: list[str] = []
-    while " ".join(taken) != rest:
-        taken.append(next(endless))
-        assert len(" ".join(taken)) <= len(rest)
-    longest = max(count(" " + sentence) for sentence in hay)
-    assert count(text) + longest >= length
-    whole = sum(count(" " + sentence) for sentence in taken)
-    assert abs(reached - depth) * whole <= longest / 2 + 1e-6
-    assert reached * whole == pytest.approx(sum(count(" " + s) for s in sentences_of(before, taken)))
-
-
-def sentences_of(before: str, taken: list[str]) -> list[str]:
-    found: list[str] = []
-    for sentence in taken:
-        if len(" ".join([*found, sentence])) <= len(before.strip()):
-            found.append(sentence)
-    return found
 
 
 @settings(max_examples=10, deadline=None)
@@ -195,3 +143,35 @@ def test_on_a_real_model(smollm2: LanguageModel, chat: bool) -> None:
     assert blind["digit_accuracy"] < 0.8
     assert blind["nll"] > 1.5
     assert blind["recall"] == 0
+
+
+@pytest.mark.parametrize(("keys", "values", "queries"), [(4, 1, 1), (1, 3, 1), (4, 2, 3)])
+def test_several_needles(keys: int, values: int, queries: int) -> None:
+    for example in examples(length=500, keys=keys, values=values, queries=queries):
+        assert example.prompt is not None
+        assert len(example.answers) == queries * values
+        found = re.findall(r"magic numbers for (\S+) is: (\d+)\.", example.prompt)
+        assert len(found) == keys * values
+        asked = re.split(r", and |, ", str(example.meta["key"]))
+        assert len(asked) == queries
+        numbers = [number for key, number in found if key in asked]
+        assert sorted(numbers) == sorted(example.answers)
+        assert len({number for _, number in found}) == len(found)
+        assert example.prompt.endswith(" are" if queries * values > 1 else " is")
+
+
+def test_several_numbers_are_scored_together() -> None:
+    model: Any = FakeModel()
+    needle = Needle(length=300, values=2)
+    example = next(needle.examples(model))
+    first, second = example.answers
+    engine: Any = FakeEngine(model, answer=lambda prompt: f" {second} and more")
+    assert needle.run(engine, example).scores == {"digit_accuracy": 1, "nll": pytest.approx(0.5), "recall": 0.5}
+    bare = Needle(length=300, values=2, generate=False).run(engine, example)
+    assert bare.scores == {"digit_accuracy": 1, "nll": pytest.approx(0.5)}
+    assert first in example.answers
+
+
+def test_more_queries_than_keys_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"needle:queries=2.*at most keys \(1\)"):
+        Needle(queries=2)

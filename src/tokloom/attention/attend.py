@@ -16,10 +16,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tokloom._core import attend as core_attend
-from tokloom.attention.kv_store import KVLayer, KVStore
+from tokloom.attention.kv_layer import grouped_sum
+from tokloom.attention.kv_store import KVLayer, KVStore, StoreGroup
 from tokloom.errors import UnsupportedModelError
 
 NAME = "tokloom"
+
+MOST_WEIGHTS = 2**22
+"""Probabilities that are there at a time where only their sums are wanted."""
 
 FEW = 64
 """Rows up to which the core's kernel attends between torch's own operations, whose threads it would have to share."""
@@ -35,7 +39,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    kv_store: KVStore | None = None,
+    kv_store: KVStore | StoreGroup | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer.
@@ -56,9 +60,13 @@ def attend(
             raise UnsupportedModelError(
                 f"{type(module).__name__} passes {extra!r} to attention; tokloom has no rule for it."
             )
-    layer = kv_store.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    layers = [store.layers[int(module.layer_idx)] for store in kv_store.stores]  # type: ignore[arg-type]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return attend_layer(layer, query, scale, softcap, sliding_window), None
+    outs = [
+        attend_layer(layer, rows, scale, softcap, sliding_window)
+        for layer, rows in zip(layers, torch.split(query, [layer.step.rows for layer in layers], dim=2), strict=True)
+    ]
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1), None
 
 
 def attend_layer(
@@ -82,31 +90,42 @@ def attend_layer(
     replaced = layer.policy.attention(layer, query, scale, softcap) if window is None else None
     selected = layer.policy.select(layer, query) if window is None and replaced is None else None
     count(layer, selected)
-    wanted = "attention_weights" in layer.policy.needs and window is None
+    if layer.watch is not None:
+        layer.watch(layer, selected)
+    needs = layer.policy.needs if window is None else ()
+    # A tree's rows are summed once it is known which of them stay.
+    summed = "attention_sums" in needs and "attention_weights" not in needs and layer.step.parents is None
+    wanted = "attention_sums" in needs or "attention_weights" in needs
     if replaced is not None:
         out, weights = replaced.transpose(1, 2).contiguous(), None
     elif layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few):
-        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None)
+        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None, summed)
     else:
         out, weights = _torch(layer, query, selected, scale, softcap), None
     if wanted and weights is None:
         mask, _ = _mask(layer, None)
         if mask is None and layer.step.rows > 1:
             mask = layer.step.own[None, None]
-        weights = attention_weights(query, layer.keys, mask, scale, softcap)
+        make = attention_sums if summed else attention_weights
+        weights = make(query, layer.keys, mask, scale, softcap)
     layer.hold(query, weights)
     return out
 
 
 def _core(
-    layer: KVLayer, query: torch.Tensor, selected: torch.Tensor | None, scale: float, softcap: float | None, want: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """By the C++ kernel: (1, rows, heads, head_dim), and if wanted the probabilities (1, heads, rows, slots)."""
+    layer: KVLayer, query: torch.Tensor, selected: torch.Tensor | None, scale: float, softcap: float | None,
+    wanted: bool, summed: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """By the C++ kernel: (1, rows, heads, head_dim), and if wanted the probabilities (1, heads, rows, slots), or their
+    sums (1, kv_heads, slots)."""
     _, heads, rows, width = query.shape
     step = layer.step
     query = query.contiguous()
     out = torch.empty(1, rows, heads, width)
-    weights = torch.empty(1, heads, rows, layer.count) if want else None
+    weights = None
+    if wanted:
+        weights = torch.empty((1, layer.kv_heads, layer.count) if summed else (1, heads, rows, layer.count))
+    address = 0 if weights is None else weights.data_ptr()
     choice: dict[str, Any] = {}
     if selected is not None:
         selected = selected.contiguous()
@@ -119,7 +138,7 @@ def _core(
         out_strides=(width, heads * width), heads=heads, rows=rows, count=layer.count,
         row_positions=step.row_positions.data_ptr(), own=step.own.data_ptr() if step.parents is not None else 0,
         window=layer.window or 0, scale=scale, softcap=softcap or 0.0, threads=torch.get_num_threads(),
-        weights=weights.data_ptr() if weights is not None else 0, **layer.slots.core_arguments, **choice,
+        weights=0 if summed else address, sums=address if summed else 0, **layer.slots.core_arguments, **choice,
     )  # fmt: skip
     return out, weights
 
@@ -147,6 +166,20 @@ def attention_weights(
     if mask is not None:
         scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
     return scores.softmax(-1).reshape(batch, heads, rows, key.shape[2])
+
+
+def attention_sums(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, softcap: float | None = None
+) -> torch.Tensor:
+    """`attention_weights` summed over the rows and the heads of a group: (batch, kv_heads, slots), float32."""
+    batch, heads, rows, _ = query.shape
+    out = torch.zeros(batch, key.shape[1], key.shape[2], device=query.device)
+    step = max(1, MOST_WEIGHTS // (batch * heads * key.shape[2]))
+    for first in range(0, rows, step):
+        part = None if mask is None else mask[:, :, first : first + step]
+        weights = attention_weights(query[:, :, first : first + step], key, part, scale, softcap)
+        out += grouped_sum(weights, key.shape[1])
+    return out
 
 
 def attention_scores(query: torch.Tensor, key: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:

@@ -15,21 +15,18 @@ from tokloom import registry
 from tokloom.atomic import write_atomic
 from tokloom.attention.kv_layer import KVLayer
 from tokloom.attention.kv_store import KVStore
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.attention.step import Step
 from tokloom.models.cache import cache_dir
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
-TOKENS = 2048
+TOKENS = 1024
 """Most tokens of the calibration text that are read."""
 
-Calibration = list[dict[str, torch.Tensor]]
-"""By layer and name."""
-
-Pass = Callable[[KVStore, list[int], Step], torch.Tensor]
-"""Runs tokens through the model over a store: logits (rows, vocabulary)."""
+Pass = Callable[[KVStore, list[int], Step, bool], torch.Tensor]
+"""Runs tokens through the model over a store: logits of all rows (rows, vocabulary), or of the last one."""
 
 
 def text() -> str:
@@ -53,32 +50,33 @@ class _Observed(AttentionPolicy):
 
 def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> Calibration:
     """The policy's calibration for this model: from the cache directory if it was made before."""
-    spec = registry.spec_of(policy)
-    held: Calibration | None = model.calibrations.get(spec)
+    key = policy.calibration_key
+    held: Calibration | None = model.calibrations.get(key)
     if held is not None:
         return held
     layers = model.model.config.get_text_config().num_hidden_layers
     tokens = model.encode(text())[: min(TOKENS, model.window)]
-    path = cache_dir() / "calibrations" / f"{policy.name}-{_fingerprint(model, spec, tokens, layers, run)}.safetensors"
+    path = cache_dir() / "calibrations" / f"{_fingerprint(model, key, tokens, layers, run)}.safetensors"
     found = _read(path.read_bytes(), layers) if path.is_file() else None
     if found is None:
         observed = _Observed(policy, layers)
-        run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True))
-        found = observed.found
-        flat = {f"{i}.{name}": t for i, part in enumerate(found) for name, t in part.items()}
-        data = save({name: tensor.contiguous().clone() for name, tensor in flat.items()}, {"spec": spec})
-        write_atomic(path, data)
+        run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True), False)
+        found = policy.conclude(observed.found)
+        flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
+        write_atomic(path, save(flat, {"key": key}))
     found = [{name: t.to(model.device) for name, t in part.items()} for part in found]
-    model.calibrations[spec] = found
+    model.calibrations[key] = found
     return found
 
 
-def _fingerprint(model: LanguageModel, spec: str, tokens: list[int], layers: int, run: Pass) -> str:
+def _fingerprint(model: LanguageModel, key: str, tokens: list[int], layers: int, run: Pass) -> str:
     """Tells models apart, fine-tuned ones too: by what they make of the first tokens."""
     some = tokens[:64]
-    logits = run(KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True))
+    logits = run(
+        KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True), True
+    )
     rope = None if model.rope is None else registry.spec_of(model.rope)
-    identity = [type(model.model).__name__, rope, layers, spec, logits.argmax(-1).tolist(), tokens]
+    identity = [type(model.model).__name__, rope, layers, key, logits.argmax(-1).tolist(), tokens]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 

@@ -4,7 +4,7 @@ Paper: P76. H_2O: Heavy-Hitter Oracle for Efficient Generative Inference of Larg
 Formula: score(j) = sum over all queries i seen so far, and over the query heads of a KV head's group, of
     softmax_j(q_i k_j / sqrt(d)). When the cache is over its budget: keep the `recent` newest tokens and, of the
     rest, the budget - recent with the highest score, per KV head; the others are dropped for good.
-Shapes: weights (batch, heads, rows, slots) summed to score (batch, kv_heads, slots).
+Shapes: sums of a pass and score (batch, kv_heads, slots).
 Effect: the paper keeps quality with 20% of the cache. Here the bytes held fall to the budget and perplexity on a
     book stays nearer to dense than keeping as many recent tokens alone; a random needle in the middle of the
     prompt is lost, as its attention comes only after it was dropped (compare attention --tasks needle).
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from pydantic import Field
 
+from tokloom.attention.eviction import Evicting, best
 from tokloom.attention.stage import AttentionPolicy
-from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
@@ -31,37 +31,17 @@ if TYPE_CHECKING:
 
 
 @method(stage="attention")
-class H2O(AttentionPolicy):
+class H2O(Evicting, AttentionPolicy):
     """State in the layer: slot memory "score"."""
 
-    needs: ClassVar[tuple[str, ...]] = ("attention_weights",)
+    needs: ClassVar[tuple[str, ...]] = ("attention_sums",)
 
-    budget: int = Field(default=512, ge=2)
-    """Slots kept per KV head."""
     recent: float = Field(default=0.5, ge=0, le=1)
     """Share of the budget that goes to the newest tokens; the paper halves it."""
-    interval: int = Field(default=16, ge=1)
-    """Tokens between two evictions while decoding; 1 as in the paper."""
-
-    def __post_init__(self) -> None:
-        if self.interval > self.budget // 2:
-            raise SpecError("h2o:interval", self.interval, f"at most half the budget ({self.budget // 2})")
-
-    def room(self, seen: int) -> int:
-        return self.interval - seen % self.interval
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         assert weights is not None  # `needs` asks for them
-        batch, _, _, slots = weights.shape
-        kv_heads = layer.kv_heads
-        layer.slot_memory("score").add_(weights.view(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32))
+        layer.slot_memory("score").add_(weights)
 
-    def evict(self, layer: KVLayer) -> torch.Tensor | None:
-        keep = self.budget - self.interval
-        if layer.count <= keep:
-            return None
-        recent = round(self.recent * keep)
-        score = layer.slot_memory("score")[:, :, : layer.count - recent]
-        heavy = score.topk(keep - recent, dim=-1).indices.sort(-1).values
-        newest = torch.arange(layer.count - recent, layer.count, device=heavy.device)
-        return torch.cat([heavy, newest.expand(*heavy.shape[:2], recent)], dim=-1)
+    def kept(self, layer: KVLayer) -> torch.Tensor:
+        return best(layer, layer.slot_memory("score"), self.size, 0, round(self.recent * self.size))

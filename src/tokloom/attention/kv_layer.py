@@ -7,6 +7,7 @@ for the slots of a draft tree, the slot is its ancestor). Holes are seen by no q
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from tokloom.attention.slots import Slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 
+Watcher = Callable[["KVLayer", torch.Tensor | None], None]
+"""Is told, once a layer and pass, what `AttentionPolicy.select` chose, before the policy observes and evicts."""
+
 
 @dataclass
 class Tally:
@@ -28,6 +32,12 @@ class Tally:
     attended: int = 0
     attendable: int = 0
     """Pairs that causal attention without a policy would have computed."""
+
+
+def grouped_sum(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """(batch, heads, rows, slots) summed over the rows and the heads of a KV head's group: (batch, kv_heads, slots)."""
+    batch, _, _, slots = weights.shape
+    return weights.view(batch, kv_heads, -1, slots).sum(2, dtype=torch.float32)
 
 
 class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -53,6 +63,9 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
         self.calibration: dict[str, torch.Tensor] = {}
         """What the policy's `calibrate` found for this layer; shared by all requests, not to be written to."""
+        self.trying = False
+        """Passes will be taken back: what they see must stay."""
+        self.watch: Watcher | None = None
         self.tally = Tally()
         self._pending: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
 
@@ -175,6 +188,12 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         }
         return other
 
+    def set_limit(self, limit: int) -> None:
+        """Sets the most slots that will be filled; see `Slots`."""
+        self.limit = limit
+        if self.is_initialized:
+            self.slots.limit = limit
+
     def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
         """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once.
 
@@ -207,6 +226,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             return
         if queries is None:
             return
+        if weights is not None and weights.dim() == 4 and "attention_weights" not in self.policy.needs:
+            weights = grouped_sum(weights, self.kv_heads)
         self.policy.observe(self, queries, weights)
         if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
             self._evict()
@@ -219,16 +240,25 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def rewind(self, seen: int) -> None:
         """Drops the slots of all tokens but the first `seen`."""
+        extra = max(0, self.seen - seen)  # a layer that was left out of some passes has seen fewer
         if self.is_initialized:
-            self.slots.count = max(0, self.count - (self.seen - seen))
-        self.seen = seen
+            self.slots.count = max(0, self.count - extra)
+        self.seen -= extra
         for note in self.notes.values():
             if not isinstance(note, torch.Tensor):
                 note.rewind(self.count)
 
+    def can_try(self, rows: int) -> bool:
+        """Whether so many tokens can be added and taken back, with nothing lost."""
+        return self.window is None or self.count + rows <= self.window + self._overhang(self.window)
+
+    @staticmethod
+    def _overhang(window: int) -> int:
+        return max(window // 2, 64)
+
     def _leave_window(self, window: int) -> None:
         """Drops slots that no later query of a sliding-window layer can see; now and then, to copy less."""
-        if self.count > window + max(window // 2, 64):
+        if self.count > window + self._overhang(window) and not self.trying:
             newest = torch.arange(self.count - window, self.count, device=self.device)
             self.slots.keep(newest.expand(*self.positions.shape[:2], window))
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.kv_layer import KVLayer, Watcher
 from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 from tokloom.errors import CompositionError, UnsupportedModelError
 
-__all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step"]
+__all__ = ["PRECISIONS", "KVLayer", "KVStore", "Step", "StoreGroup"]
 
 
 class KVStore(Cache):
@@ -22,6 +25,7 @@ class KVStore(Cache):
     limit: the most slots that the request can fill, 0 if unknown; spares memory, more still fit.
     precision: of the stored keys and values, one of `PRECISIONS`; None is what the model computes in.
     calibration: what the policy's `calibrate` found, one entry a layer; may be left out.
+    watch: is told what is attended to; see `Trace`.
 
     Protocol: `begin(step)`, the model's forward pass, then `accept(rows)` if the step was a tree.
     """
@@ -35,11 +39,34 @@ class KVStore(Cache):
         limit: int = 0,
         precision: str | None = None,
         calibration: Sequence[dict[str, torch.Tensor]] = (),
+        watch: Watcher | None = None,
     ) -> None:
-        self.policy = policy
+        self.policy, self.watch = policy, watch
         super().__init__(layers=[KVLayer(i, policy, limit, precision) for i in range(layers)])
+        self._tried: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
         for layer, found in zip(self.layers, calibration, strict=False):
             layer.calibration = found
+        for layer in self.layers:
+            layer.watch = watch
+
+    @property
+    def stores(self) -> Sequence[KVStore]:
+        """Whose rows a pass over this cache has, in order: its own."""
+        return (self,)
+
+    def fork(self) -> KVStore:
+        """An independent store in the same state, with counts of its own; what is shared is copied when either store
+        writes. Raises RuntimeError while a tree waits for acceptance."""
+        other = KVStore(len(self.layers), self.policy, self.layers[0].limit, watch=self.watch)
+        other.layers = [layer.fork() for layer in self.layers]
+        return other
+
+    def resume(self, other: KVStore, limit: int) -> None:
+        """Takes the state of another store, which goes on independently; limit: as of a new store."""
+        self.layers = [layer.fork() for layer in other.layers]
+        for layer in self.layers:
+            layer.set_limit(limit)
+            layer.watch = self.watch
 
     @property
     def seen(self) -> int:
@@ -48,6 +75,7 @@ class KVStore(Cache):
 
     def begin(self, step: Step) -> None:
         """Announces the next pass to all layers."""
+        self.step = step
         for layer in self.layers:
             layer.step = step
 
@@ -68,6 +96,37 @@ class KVStore(Cache):
         for layer in self.layers:
             layer.rewind(left)
         return left
+
+    def can_try(self, rows: int) -> bool:
+        """Whether passes of so many tokens in all can be taken back by `rewind`."""
+        return self.policy.plain and all(layer.can_try(rows) for layer in self.layers)
+
+    @contextmanager
+    def trying(self, policy: AttentionPolicy, calibration: Sequence[dict[str, torch.Tensor]] = ()) -> Iterator[None]:
+        """Passes of one token in here go by another policy, and are taken back at the end.
+
+        What that policy keeps of a layer stays for the next time. Both policies must be able to rewind."""
+        seen, own = self.seen, self.policy
+        held = [(layer.notes, layer.calibration, layer.carry, copy(layer.tally)) for layer in self.layers]
+        for layer, (notes, carry) in zip(self.layers, self._tried, strict=False):
+            layer.notes, layer.carry = notes, carry
+        if not self._tried:
+            for layer in self.layers:
+                layer.notes, layer.carry = {}, {}
+        for index, layer in enumerate(self.layers):
+            layer.policy, layer.trying = policy, True
+            layer.calibration = calibration[index] if calibration else {}
+        self.policy = policy
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.rewind(seen)
+            self._tried = [(layer.notes, layer.carry) for layer in self.layers]
+            for layer, kept in zip(self.layers, held, strict=True):
+                layer.policy, layer.trying = own, False
+                layer.notes, layer.calibration, layer.carry, layer.tally = kept
+            self.policy = own
 
     def room(self) -> int:
         """Tokens that the next pass may add; see `AttentionPolicy.room`."""
@@ -117,3 +176,44 @@ class KVStore(Cache):
             "attended": sum(layer.tally.attended for layer in self.layers),
             "attendable": sum(layer.tally.attendable for layer in self.layers),
         }
+
+
+class StoreGroup(Cache):
+    """Several stores in one pass of transformers' modules: each takes, and attends with, its own rows."""
+
+    def __init__(self, stores: Sequence[KVStore]) -> None:
+        self.stores = stores
+        layers = zip(*(store.layers for store in stores), strict=True)
+        super().__init__(layers=[LayerGroup(list(each)) for each in layers])
+
+
+class LayerGroup(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer of a `StoreGroup`."""
+
+    is_sliding = False
+
+    def __init__(self, layers: list[KVLayer]) -> None:
+        self.is_initialized = True
+        self.layers = layers
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Each layer does that itself."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes = [layer.step.rows for layer in self.layers]
+        for layer, keys, values in zip(
+            self.layers, torch.split(key_states, sizes, 2), torch.split(value_states, sizes, 2), strict=True
+        ):
+            layer.update(keys, values)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return max(layer.seen for layer in self.layers)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.scores import Reduce, Scores, Span, score_slots
 
 
 class PageIndex:
@@ -35,7 +36,7 @@ class PageIndex:
     @property
     def entries(self) -> torch.Tensor:
         """(batch, kv_heads, pages, width), a view."""
-        assert self._held is not None  # `of` was asked for at least one page
+        assert self._held is not None  # `of` makes it
         return self._held[:, :, : self.count]
 
     @property
@@ -57,7 +58,7 @@ class PageIndex:
         if pages <= self.count and self._held is not None:
             return
         keys = layer.key_range(self.count * self.size, pages * self.size)
-        new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, -1))
+        new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, keys.shape[-1]))
         if self._held is None or self._held.shape[2] < pages:
             room = max(pages, 64, self.count * 3 // 2)
             grown = new.new_empty(*new.shape[:2], room, new.shape[-1])
@@ -66,3 +67,34 @@ class PageIndex:
             self._held = grown
         self._held[:, :, self.count : pages] = new
         self.count = pages
+
+
+def mean(keys: torch.Tensor) -> torch.Tensor:
+    """An entry of `PageIndex`: the mean of a page's keys, float32."""
+    return keys.float().mean(3)
+
+
+def score_pages(
+    layer: KVLayer,
+    queries: torch.Tensor,
+    span: Span,
+    index: PageIndex,
+    reduce: Reduce = "mass",
+    scale: float | None = None,
+    first: bool = False,
+) -> Scores:
+    """Scores of the pages that overlap the span, by their entries.
+
+    The page at a row's end, which may not be full yet, is always taken; the first one too if `first`.
+    """
+    size = index.size
+    full = span.ends // size
+    pages = Span(span.begin // size, full, int(full.max()))
+    values = score_slots(layer, queries, pages, keys=index.entries, reduce=reduce, scale=scale)
+    values = torch.nn.functional.pad(values, (0, 1), value=-torch.inf)
+    begun = torch.where(span.ends % size > 0, torch.inf, -torch.inf).to(values.device)
+    place = full.long().to(values.device)[:, None].expand(*values.shape[:-1], 1)
+    values.scatter_(-1, place, begun[:, None].expand_as(place))
+    if first:
+        values[..., pages.begin : pages.begin + 1] = torch.inf
+    return Scores(values, page=size, span=span, shares=reduce == "mass")

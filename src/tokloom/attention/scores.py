@@ -33,13 +33,17 @@ class Span:
 class Scores:
     """Scores of items, each of which stands for one slot or for a page of `page` consecutive ones.
 
-    values: float32 (batch, kv_heads or 1, rows, items); -inf for what may not be chosen.
+    values: float32 (batch, kv_heads or 1, rows, items); -inf for what may not be chosen, inf for what always is.
     slots: which slot (or page) each item is, int64 and as `values` but for sizes of 1; None: item i is i.
+    span: of pages: slots outside it are left out of a page that is taken.
+    shares: the values are shares of attention, or sums of them; else logits.
     """
 
     values: torch.Tensor
     slots: torch.Tensor | None = None
     page: int = 1
+    span: Span | None = None
+    shares: bool = False
 
 
 def score_slots(
@@ -74,7 +78,7 @@ def score_slots(
     if not core or (keys is not None and keys.dtype != torch.float32):
         compared = layer.keys if keys is None else keys
         holes = layer.holes if keys is None else None
-        compared = compared[:, :, : span.last].float()
+        compared = (compared if among is not None else compared[:, :, : span.last]).float()
         return _scores(compared, queries.float(), span, scale, reduce, shared, among, use, holes)
     kv_heads = layer.kv_heads
     if keys is None:
@@ -138,11 +142,14 @@ def _scores(
         raw = raw.softmax(-1).nan_to_num(0)
     neutral = -torch.inf if reduce == "most" else 0.0
     if use is not None:
-        raw = raw.masked_fill(~use.view(kv_heads, -1, rows)[None, ..., None], neutral)
+        heard = use.view(kv_heads, -1, rows)
+        raw = raw.masked_fill(~heard[None, ..., None], neutral)
+        heard = heard.any(1).any(0, keepdim=True) if shared else heard.any(1)
+        inside = inside & heard[None, ..., None]
     dims = (1, 2) if shared else (2,)
     out = raw.amax(dims) if reduce == "most" else raw.sum(dims)
-    out = out[:, None] if shared else out
-    inside = inside.any(1, keepdim=True) if shared else inside
+    if shared:
+        out, inside = out[:, None], inside.any(1, keepdim=True)
     return out.masked_fill(~inside, -torch.inf)
 
 
@@ -156,7 +163,7 @@ def largest(values: torch.Tensor, k: int) -> torch.Tensor:
         values = values.contiguous()
         out = torch.empty(*values.shape[:-1], k, dtype=torch.long)
         choose_slots(
-            scores=values.data_ptr(), rows=values.numel() // max(width, 1), width=width, k=k, out=out.data_ptr(),
+            scores=values.data_ptr(), rows=values.shape[:-1].numel(), width=width, k=k, out=out.data_ptr(),
             threads=torch.get_num_threads(),
         )  # fmt: skip
         return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,15 +20,32 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from tokloom import registry
 from tokloom.attention.scores import Scores, Span, largest, score_slots
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.errors import SpecError
 
 if TYPE_CHECKING:
     from tokloom.attention.kv_layer import KVLayer
 
 
-class Scorer(ABC):
-    """Rates slots. Immutable; what it keeps of a layer lies in `layer.notes`, `layer.slot_memory`."""
+class Part(ABC):  # noqa: B024 - a base without a part of its own
+    """One of the three. Immutable, with a `repr` that says what it does; what it keeps of a layer lies in the layer."""
+
+    @property
+    def calibrates(self) -> bool:
+        """It has a `calibrate`."""
+        return type(self).calibrate is not Part.calibrate
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `AttentionPolicy.calibrate`."""
+        return {}
+
+    def conclude(self, found: Calibration) -> Calibration:
+        """As `AttentionPolicy.conclude`."""
+        return found
+
+
+class Scorer(Part):
+    """Rates slots."""
 
     @abstractmethod
     def score(
@@ -51,49 +69,54 @@ class Scorer(ABC):
     """Serves `among`, so that other scorers can narrow down for it."""
 
 
-class Picker(ABC):
+class Picker(Part):
     """Takes slots by their scores."""
 
     @abstractmethod
-    def pick(self, scores: Scores, budget: int) -> torch.Tensor:
+    def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
         """At most `budget` slots of each row: int64 (batch, kv_heads or 1, rows, n), -1 for none, each slot once."""
 
 
-class Schedule(ABC):
+class Schedule(Part):
     """Says when slots are picked anew."""
 
     @abstractmethod
     def choose(self, layer: KVLayer, queries: torch.Tensor, fresh: Callable[[], torch.Tensor]) -> torch.Tensor | None:
         """What the picker gave for these rows, now or earlier: int64 (batch, kv_heads or 1, rows, n).
 
-        queries: (batch, heads, rows, head_dim), or the mean of a prompt's chunk as one row.
+        queries: (batch, heads, rows, head_dim), or a prompt chunk's probe as one row.
         fresh: picks anew, for all rows.
 
         None: this layer attends densely."""
 
 
+@dataclass(frozen=True)
 class ExactScores(Scorer):
-    """The attention's own scores q k / sqrt(d): the sum of the softmaxes of the heads that share a choice."""
+    """The attention's own scores q k / sqrt(d): the sum of the softmaxes of the heads that share a choice.
 
-    def __init__(self, shared: bool = False) -> None:
-        """shared: one choice for all KV heads."""
-        self.shared = shared
+    shared: one choice for all KV heads.
+    """
+
+    shared: bool = False
 
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
         shared = self.shared and (among is None or among.shape[1] == 1)
-        return Scores(score_slots(layer, queries, span, reduce="mass", shared=shared, among=among), among)
+        values = score_slots(layer, queries, span, reduce="mass", shared=shared, among=among)
+        return Scores(values, among, shares=True)
 
 
+@dataclass(frozen=True)
 class TopK(Picker):
     """The best `budget` slots, or as many pages as are in the budget."""
 
-    def pick(self, scores: Scores, budget: int) -> torch.Tensor:
+    def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
         k = min(budget // scores.page, scores.values.shape[-1])
         return slots_of(scores, largest(scores.values, k))
 
 
+@dataclass(frozen=True)
 class Always(Schedule):
     """In every layer, for every token."""
 
@@ -109,8 +132,42 @@ def slots_of(scores: Scores, places: torch.Tensor) -> torch.Tensor:
     if scores.page == 1:
         return places
     within = torch.arange(scores.page, device=places.device)
-    slots = places[..., None] * scores.page + within
-    return slots.masked_fill(places[..., None] < 0, -1).flatten(-2)
+    slots = (places[..., None] * scores.page + within).flatten(-2)
+    span = scores.span
+    if span is None:
+        return slots.masked_fill(slots < 0, -1)
+    ends = span.ends.to(slots.device)[:, None]
+    return slots.masked_fill((slots < span.begin) | (slots >= ends), -1)
+
+
+def shares_of(scores: Scores) -> torch.Tensor:
+    """What share of the attention between sinks and local window each item has by its score, as `scores.values`; each
+    row's sum to 1. What is always taken has none."""
+    values = scores.values.masked_fill(scores.values == torch.inf, -torch.inf)
+    if not scores.shares:
+        highest = values.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
+        values = (values - highest).exp_()
+    values = values.clamp_min_(0)
+    return values / values.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+def best_first(scores: Scores, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best items within the budget in falling order, what is always taken first, and their shares.
+
+    Returns:
+        places, int64 (batch, kv_heads or 1, rows, k), -1 for none, and `shares_of` them, 0 for none.
+    """
+    places = largest(scores.values, min(budget // scores.page, scores.values.shape[-1]))
+    rated = scores.values.gather(-1, places.clamp_min(0)).masked_fill(places < 0, -torch.inf)
+    places = places.gather(-1, rated.argsort(dim=-1, descending=True, stable=True))
+    return places, shares_of(scores).gather(-1, places.clamp_min(0)).masked_fill(places < 0, 0)
+
+
+def prefix(places: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """The first `keep` places of each row, int64 (batch, kv_heads or 1, rows): -1 after them, no wider than needed."""
+    width = int(keep.max()) if keep.numel() else 0
+    rank = torch.arange(width, device=places.device)
+    return places[..., :width].masked_fill(rank >= keep[..., None], -1)
 
 
 @pydantic_dataclass(
@@ -161,17 +218,17 @@ class Selecting(AttentionPolicy):
     def own_schedule(self) -> Schedule:
         return Always()
 
+    def probe(self, queries: torch.Tensor) -> torch.Tensor:
+        """What a prompt chunk asks with, (batch, heads, 1, head_dim), made of its rows' queries."""
+        return queries.mean(2, keepdim=True)
+
     def _other(self, part: str) -> Selecting:
         spec = getattr(self, part)
         return self if spec is None else registry.build(spec, Selecting, f"{self.name}:{part}")
 
     @cached_property
-    def _scoring(self) -> Selecting:
-        return self._other("scorer")
-
-    @cached_property
     def _scorer(self) -> Scorer:
-        return self._scoring.own_scorer()
+        return self._other("scorer").own_scorer()
 
     @cached_property
     def _picker(self) -> Picker:
@@ -180,6 +237,10 @@ class Selecting(AttentionPolicy):
     @cached_property
     def _schedule(self) -> Schedule:
         return self._other("schedule").own_schedule()
+
+    @property
+    def _calibrating(self) -> list[Part]:
+        return [part for part in (self._scorer, self._picker, self._schedule) if part.calibrates]
 
     # --- hooks
 
@@ -191,17 +252,23 @@ class Selecting(AttentionPolicy):
     def pooled(self, queries: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         """The queries of a prompt's chunk, (batch, heads, rows, head_dim), as fewer ones that choose for neighbouring
         rows, and how many rows each stands for: one for all by default."""
-        return queries.mean(2, keepdim=True), [queries.shape[2]]
-
-    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The scorer's own calibration, where it has one."""
-        other = self._scoring
-        return {} if other is self else other.calibrate(layer, queries)
+        return self.probe(queries), [queries.shape[2]]
 
     @property
     def calibrates(self) -> bool:
-        other = self._scoring
-        return super().calibrates if other is self else other.calibrates
+        return bool(self._calibrating)
+
+    @property
+    def calibration_key(self) -> str:
+        return "; ".join(map(repr, self._calibrating))
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: found for part in self._calibrating for name, found in part.calibrate(layer, queries).items()}
+
+    def conclude(self, found: Calibration) -> Calibration:
+        for part in self._calibrating:
+            found = part.conclude(found)
+        return found
 
     def select(self, layer: KVLayer, queries: torch.Tensor) -> torch.Tensor | None:
         step = layer.step
@@ -219,9 +286,9 @@ class Selecting(AttentionPolicy):
             if span.last <= span.begin:
                 return torch.full((queries.shape[0], 1, 1, 1), -1, device=queries.device)
             if not chunk:
-                return self._picker.pick(self._scorer.score(layer, queries, span, left), left)
+                return self._picker.pick(layer, self._scorer.score(layer, queries, span, left), left)
             span = Span(span.begin, span.ends.expand(len(lengths)).contiguous(), span.last)  # that of the first row
-            picked = self._picker.pick(self._scorer.score(layer, queries, span, left), left)
+            picked = self._picker.pick(layer, self._scorer.score(layer, queries, span, left), left)
             if len(lengths) == 1:
                 return picked
             return picked.repeat_interleave(torch.tensor(lengths, device=picked.device), dim=2)

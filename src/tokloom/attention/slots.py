@@ -201,6 +201,7 @@ class Slots:
         """The same slots, independent from now on: what is written to either does not show in the other."""
         other = object.__new__(Slots)
         other.__dict__.update(self.__dict__)
+        other.peak_bytes = self.bytes
         other._positions = self._positions.clone()
         other._centres = None if self._centres is None else self._centres.clone()
         other.memory = {name: memory.clone() for name, memory in self.memory.items()}
@@ -251,6 +252,7 @@ class Slots:
             "value_scales": values[1] if len(values) > 1 else 0,
             "centres": 0 if self._centres is None else self._centres.data_ptr(),
             "positions": self._positions.data_ptr(), "bases": self._bases.data_ptr(),
-            "holes": self._skipped.data_ptr(), "kv_heads": self.heads, "capacity": self.capacity, "head_dim": self.widths[0], "storage": self.precision.core,
+            "holes": self._skipped.data_ptr(), "kv_heads": self.heads, "capacity": self.capacity,
+            "head_dim": self.widths[0], "storage": self.precision.core,
         }  # fmt: skip
         self.core = KVBuffer(**self.core_arguments)

@@ -3,7 +3,7 @@
 Paper: P102. Squeezed Attention: Accelerating Long Context Length LLM Inference. arXiv:2411.09688
 Formula: offline, per KV head, k-means over normalised keys; centroid c_i is the mean of the N_i raw keys of cluster i.
     A query q gives cluster i the score exp(q c_i / sqrt(d)) / sum_j N_j exp(q c_j / sqrt(d)) and attends to the keys of
-    clusters above a threshold T, the same for all layers and heads: the `sparsity` quantile over all keys of the scores
+    clusters that reach a threshold T, the same for all layers and heads: the `sparsity` quantile over all keys of the scores
     that the context's last `observed` queries give on average. Coarse clusters of the centroids are compared first,
     in the same way with a threshold of their own; the sum then runs over what is left.
 Shapes: q (batch, heads, rows, d), centroids (batch, kv_heads, clusters, d), chosen slots (batch, kv_heads, rows, n).
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tokloom.attention.kv_layer import KVLayer
 
 ROUNDS = 10
+SLACK = 1e-5
+"""Relative: a score that equals the threshold, as that of a single cluster always does, reaches it."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ def _quantile(samples: list[torch.Tensor], share: float) -> float:
     """The score that this share of all keys stays below."""
     ordered = torch.cat([sample.flatten() for sample in samples]).sort().values
     at = min(int(share * len(ordered)), len(ordered) - 1)
-    return float(ordered[at]) if share > 0 else 0.0
+    return float(ordered[at]) * (1 - SLACK) if share > 0 else 0.0
 
 
 def cluster(points: torch.Tensor, count: int) -> torch.Tensor:
@@ -119,10 +121,10 @@ class Clusters:
 
     def chosen(self, queries: torch.Tensor) -> torch.Tensor:
         """Which clustered keys each row attends to: bool (heads, rows, keys). queries: (heads, group, rows, d)."""
-        coarse = scores_of(queries, self.coarse, self.coarse_sizes[:, None, None]) > self.thresholds.coarse
+        coarse = scores_of(queries, self.coarse, self.coarse_sizes[:, None, None]) >= self.thresholds.coarse
         parents = self.parents[:, None, None].expand(*coarse.shape[:3], -1)
         left = coarse.gather(-1, parents) * self.sizes[:, None, None]
-        kept = (scores_of(queries, self.centroids, left) > self.thresholds.fine).any(1)  # (heads, rows, clusters)
+        kept = (scores_of(queries, self.centroids, left) >= self.thresholds.fine).any(1)  # (heads, rows, clusters)
         return kept.gather(-1, self.labels[:, None].expand(*kept.shape[:2], -1))
 
     @property

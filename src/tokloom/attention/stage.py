@@ -23,15 +23,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from tokloom import registry
+
 if TYPE_CHECKING:
     import torch
 
     from tokloom.attention.kv_layer import KVLayer
 
-GIVES = frozenset({"queries", "keys", "attention_weights"})
+GIVES = frozenset({"queries", "keys", "attention_weights", "attention_sums"})
 """What a policy may list in `needs`."""
 
 UNLIMITED = 2**30
+
+Calibration = list[dict[str, "torch.Tensor"]]
+"""What `calibrate` found, by layer and name."""
 
 
 class AttentionPolicy:
@@ -81,6 +86,15 @@ class AttentionPolicy:
         """
         return {}
 
+    @property
+    def calibration_key(self) -> str:
+        """What the calibration depends on, apart from the model: policies of the same key share theirs."""
+        return registry.spec_of(self)
+
+    def conclude(self, found: Calibration) -> Calibration:
+        """Makes the calibration of what `calibrate` found in each layer, for what depends on all of them."""
+        return found
+
     def prepare(self, layer: KVLayer) -> None:
         """The prompt, or a prefix that will be used again, has been read: time for work on a fixed context."""
 
@@ -110,7 +124,9 @@ class AttentionPolicy:
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         """Learns from a pass: `weights` (batch, heads, rows, slots) are the attention probabilities,
-        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows."""
+        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows.
+        With "attention_sums" instead they are (batch, kv_heads, slots), summed over the rows and the
+        heads of a group: much cheaper for a long prompt, as the probabilities are never all there."""
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
         """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all. A KV head that keeps

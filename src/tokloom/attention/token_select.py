@@ -16,6 +16,7 @@ Differs: a draft tree's rows select one by one along their own path, so that spe
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,14 +30,16 @@ if TYPE_CHECKING:
     from tokloom.attention.kv_layer import KVLayer
 
 
+@dataclass(frozen=True)
 class WhileSimilar(Schedule):
     """Uses a choice again as long as queries stay similar to the one that it was made for.
 
-    State in the layer: carry "query" and "choice", the last one made and the query that made it."""
+    similarity: least cosine of the queries of all heads.
 
-    def __init__(self, similarity: float) -> None:
-        """similarity: least cosine of the queries of all heads."""
-        self.similarity = similarity
+    State in the layer: carry "query" and "choice", the last one made and the query that made it.
+    """
+
+    similarity: float
 
     def choose(self, layer: KVLayer, queries: torch.Tensor, fresh: Callable[[], torch.Tensor]) -> torch.Tensor | None:
         step = layer.step
@@ -56,7 +59,7 @@ class WhileSimilar(Schedule):
         pool, choices = flat, made
         if carried is not None:
             pool = torch.cat([carried[:, None], flat], dim=1)
-            choices = torch.cat([layer.carry["choice"][:, :, None], made], dim=2)
+            choices = _joined(layer.carry["choice"][:, :, None], made)
         shift = 1 if carried is not None else 0
         # A row asks its parent's source first, as single steps would. Sources are places in the pool.
         sources: list[int] = []
@@ -69,6 +72,13 @@ class WhileSimilar(Schedule):
 
     def _close(self, queries: torch.Tensor, earlier: torch.Tensor) -> bool:
         return bool((torch.cosine_similarity(queries, earlier, dim=-1) >= self.similarity).all())
+
+
+def _joined(earlier: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """Two choices (batch, kv_heads or 1, rows, n) as one; n may differ."""
+    width = max(earlier.shape[-1], made.shape[-1])
+    both = [torch.nn.functional.pad(choice, (0, width - choice.shape[-1]), value=-1) for choice in (earlier, made)]
+    return torch.cat(both, dim=2)
 
 
 @method(stage="attention")

@@ -6,15 +6,35 @@ import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tokloom.cli import options as o
-from tokloom.errors import ArgumentError
+from tokloom.errors import ArgumentError, UsageError
 
 _FIXED = "The same for all rows"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is compared of a stage if nothing is said."""
+
+    methods: str
+    tasks: str
+    budgets: str
+
+
+WHOLE = {
+    "attention": Whole(
+        "all",
+        "needle:length=640,generate=false,needle:length=2048,generate=false,needle:keys=4,generate=false,"
+        "needle:values=3,generate=false,needle_threads,perplexity,top_k_overlap",
+        "256,128",
+    )
+}
 
 
 def integers(name: str, text: str | None) -> list[int] | None:
@@ -30,11 +50,19 @@ def integers(name: str, text: str | None) -> list[int] | None:
 def compare(
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="context, attention or decode.", show_default=False)],
     methods: Annotated[
-        str, typer.Option(help="Specs separated by commas; the first is the baseline.", show_default=False)
-    ],
+        str | None,
+        typer.Option(
+            help="Specs separated by commas, or all; the first is the baseline. Needed but for attention.",
+            show_default=False,
+        ),
+    ] = None,
     tasks: Annotated[
-        str, typer.Option(help="Specs separated by commas; see tokloom methods evaluate.", show_default=False)
-    ],
+        str | None,
+        typer.Option(
+            help="Specs separated by commas; see tokloom methods evaluate. Needed but for attention.",
+            show_default=False,
+        ),
+    ] = None,
     budgets: Annotated[str | None, typer.Option(help="A row each for methods with a budget, e.g. 128,256,512.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most examples of each task.")] = None,
     results: Annotated[
@@ -56,26 +84,40 @@ def compare(
     threads: o.Threads = None,
     context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
     attention: Annotated[str | None, typer.Option("--attention", help="A spec.", rich_help_panel=_FIXED)] = None,
-    rope: Annotated[str | None, typer.Option("--rope", help="A spec.", rich_help_panel=_FIXED)] = None,
     predictor: Annotated[str | None, typer.Option("--predictor", help="A spec.", rich_help_panel=_FIXED)] = None,
+    rope: Annotated[str | None, typer.Option("--rope", help="A spec.", rich_help_panel=_FIXED)] = None,
     drafter: Annotated[str | None, typer.Option("--drafter", help="A spec.", rich_help_panel=_FIXED)] = None,
 ) -> None:
-    """Run methods side by side: quality and cost, each with its difference to the first."""
+    """Run methods side by side: quality and cost, each with its difference to the first.
+
+    For attention everything has a default: all methods, two budgets, needles, threads, perplexity and the overlap with
+    dense attention. Results are kept, so that a stopped comparison goes on where it was.
+    """
     from tokloom.registry import split_specs
 
-    given = {
-        "context": context, "attention": attention, "rope": rope, "predictor": predictor, "drafter": drafter
-    }  # fmt: skip
+    whole = WHOLE.get(stage)
+    if whole is not None and methods is None and budgets is None:
+        budgets = whole.budgets
+    methods = methods if methods is not None else whole.methods if whole is not None else None
+    tasks = tasks if tasks is not None else whole.tasks if whole is not None else None
+    if methods is None or tasks is None:
+        missing = "--methods" if methods is None else "--tasks"
+        raise UsageError(f"{missing} is missing. See: tokloom methods {stage if methods is None else 'evaluate'}.")
+
+    given: dict[str, Any] = {
+        "context": context,
+        "attention": attention,
+        "rope": rope,
+        "predictor": predictor,
+        "drafter": drafter,
+    }
     fixed = {name: spec for name, spec in given.items() if spec is not None}
-    loading = {"dtype": dtype, "device": device, "weights": weights}
-    o.engine_options(
-        model=model, dtype=dtype, device=device, weights=weights, kv=kv, context=context, attention=attention,
-        rope=rope, predictor=predictor, drafter=drafter,
-    )  # fmt: skip
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "weights": weights}
+    o.engine_options(model=model, kv=kv, **loading, **fixed)
     if kv is not None:
         fixed["kv"] = kv
     rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)
-    o.check_names(spec for spec in (*rows, *evaluations) if spec != "plain")
+    o.check_names(spec for spec in (*rows, *evaluations) if spec not in ("plain", "all"))
     path = results if results is not None else Path("out") / "compare" / f"{stage}.jsonl"
 
     from rich.console import Console

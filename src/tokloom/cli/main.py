@@ -17,7 +17,9 @@ import tokloom
 from tokloom.cli.ask import ask
 from tokloom.cli.compare import compare
 from tokloom.cli.generate import generate
+from tokloom.cli.heatmap import heatmap
 from tokloom.cli.methods import methods
+from tokloom.cli.prepare import prepare
 from tokloom.errors import TokloomError
 
 INTERRUPTED = 130
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (ask, generate, methods, compare):
+for verb in (ask, generate, methods, compare, heatmap, prepare):
     app.command()(verb)
 
 

@@ -36,7 +36,9 @@ Weights = Annotated[
 KV = Annotated[
     str | None,
     typer.Option(
-        "--kv", help="Keys and values are stored in fp32, bf16 or int8; --dtype if not given.", rich_help_panel=_MODEL
+        "--kv",
+        help="Keys and values are stored in fp32, bf16, int8 or int4; --dtype if not given.",
+        rich_help_panel=_MODEL,
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
@@ -57,12 +59,6 @@ Attention = Annotated[
     str,
     typer.Option("--attention", help="Which keys and values are kept and attended to.", rich_help_panel=_METHODS),
 ]
-Rope = Annotated[
-    str | None,
-    typer.Option(
-        "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
-    ),
-]
 Predictor = Annotated[
     str | None,
     typer.Option(
@@ -70,6 +66,20 @@ Predictor = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]  # fmt: skip
+Rope = Annotated[
+    str | None,
+    typer.Option(
+        "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
+    ),
+]
+Search = Annotated[
+    str | None,
+    typer.Option("--search", help="The output is chosen among several, found by a search.", rich_help_panel=_METHODS),
+]
+Verifier = Annotated[
+    str | None,
+    typer.Option("--verifier", help="What the search chooses by.", rich_help_panel=_METHODS),
+]
 Drafter = Annotated[
     str | None,
     typer.Option(
@@ -83,6 +93,18 @@ DrafterState = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]  # fmt: skip
+Denoiser = Annotated[
+    str | None,
+    typer.Option(
+        "--denoiser", help="Which masked tokens a diffusion model fills in in a pass.", rich_help_panel=_METHODS
+    ),
+]
+DenoisingCache = Annotated[
+    str | None,
+    typer.Option(
+        "--denoising-cache", help="What a diffusion model need not read again in a pass.", rich_help_panel=_METHODS
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of the answer.", rich_help_panel=_SAMPLING)]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 is off.", rich_help_panel=_SAMPLING)]

@@ -26,9 +26,14 @@ ASK = 'tokloom ask BOOK "QUESTION" '
 USAGES = {
     "ContextSelector": ASK + "--context ",
     "AttentionPolicy": ASK + "--attention ",
-    "RotaryScaling": ASK + "--rope ",
     "Predictor": ASK + "--predictor ",
+    "RotaryScaling": ASK + "--rope ",
+    "Search": ASK + "--search ",
+    "Verifier": ASK + "--search best_of --verifier ",
     "Drafter": ASK + "--drafter ",
+    "DraftSource": ASK + "--drafter dyspec:source=",
+    "Denoiser": ASK + "--denoiser ",
+    "DenoisingCache": ASK + "--denoising-cache ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
 }

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokloom.engine.engine import Score
     from tokloom.engine.request import Result
 
 _COUNTS = ("seen", "held", "attended", "attendable", "drafted", "accepted")
 
 
-def costs_of(result: Result) -> dict[str, float]:
-    """The costs of one answer; what no stage counted is left out.
+def costs_of(result: Result | Score) -> dict[str, float]:
+    """The costs of one answer, or of a scored continuation, whose tokens count as generated.
+
+    What no stage counted is left out.
 
     prompt_tokens, generated_tokens; document_tokens: the documents before selection; kv_bytes, kv_bytes_peak; seen,
     held: slots of the KV store; attended, attendable: query-key pairs of decoding, over all layers and KV heads;
@@ -111,6 +114,8 @@ COSTS = (
     Cost("seconds_prefill", "prefill s", "reading the prompt (seconds, median)", _median("seconds_prefill"),
          plotted=False),
     Cost("seconds_decode", "decode s", "decoding (seconds, median)", _median("seconds_decode"), plotted=False),
+    Cost("seconds_per_token", "ms/token", "decoding (milliseconds per token)",
+         _ratio("seconds_decode", "generated_tokens"), 1000.0),
     Cost("seconds", "seconds", "whole answer (seconds, median)", _median("seconds")),
     Cost("tokens_per_second", "tokens/s", "decoding (tokens per second)",
          _ratio("generated_tokens", "seconds_decode"), plotted=False),

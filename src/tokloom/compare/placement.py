@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tokloom import registry
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context.stage import ContextSelector
-from tokloom.decode.stage import Constraint, Drafter, Predictor
+from tokloom.decode.denoise import Denoiser, DenoisingCache
+from tokloom.decode.draft_source import DraftSource
+from tokloom.decode.stage import Constraint, Drafter, Predictor, Search, Verifier
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -19,16 +22,28 @@ if TYPE_CHECKING:
 
 PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
-    RotaryScaling: "rope",
     Predictor: "predictor",
+    RotaryScaling: "rope",
     Drafter: "drafter",
+    Search: "search",
+    Denoiser: "denoiser",
+    DenoisingCache: "denoising_cache",
     ContextSelector: "context",
     Constraint: "constraint",
 }
 """Which argument of `Engine`, or for a constraint of `Engine.generate`, takes a method of which interface."""
 
+PARTS: tuple[type, ...] = (DraftSource, Verifier)
+"""Interfaces of what is only a part of other methods."""
+
 STAGES = ("context", "attention", "decode")
 """Stages whose methods can be compared: those that have a place in an engine."""
+
+ALL = "all"
+"""Stands for every method of the stage."""
+
+CONTROLS = {"attention": ("dense", "streaming_llm")}
+"""Rows that a stage's comparisons have whether they are asked for or not: a baseline, and what a method must beat."""
 
 PLAIN = "plain"
 """Stands for decoding without a predictor, drafter or constraint: the baseline of the decode stage."""
@@ -55,8 +70,8 @@ class Contender:
 def contenders(stage: str, methods: Sequence[str], budgets: Sequence[int] | None = None) -> list[Contender]:
     """The rows of a comparison, methods in the given order, each over the budgets.
 
-    A method without an option `budget`, or whose spec names one, is one row. A budget that a method refuses is a
-    row with an error.
+    "all" is every method of the stage. A method without an option `budget`, or whose spec names one, is one row. A
+    budget that a method refuses is a row with an error.
 
     Raises:
         ArgumentError: an unknown stage, no methods, a budget below 1, or budgets that no method takes.
@@ -69,13 +84,34 @@ def contenders(stage: str, methods: Sequence[str], budgets: Sequence[int] | None
     if budgets is not None and (not budgets or not all(_count(budget) for budget in budgets)):
         raise ArgumentError("budgets", budgets, "one or more integers >= 1")
     found: dict[tuple[str, str, int | None], Contender] = {}
-    for spec in methods:
+    for spec in itertools.chain.from_iterable(_every(stage) if spec == ALL else [spec] for spec in methods):
         for contender in _rows(stage, spec, list(dict.fromkeys(budgets or ()))):
             found.setdefault((contender.place, contender.spec, contender.budget), contender)
     rows = list(found.values())
     if budgets is not None and all(row.budget is None for row in rows):
         raise ArgumentError("budgets", list(budgets), "None: none of the methods has an option budget")
     return rows
+
+
+def with_controls(stage: str, rows: Sequence[Contender]) -> list[Contender]:
+    """The rows and the stage's controls, where they aren't among them: the first one, the baseline, before all others,
+    further ones at every budget that another row has.
+
+    Raises UnknownNameError if a control does not exist.
+    """
+    listed = {registry.parse_spec(row.label)[0] for row in rows}
+    budgets = sorted({row.budget for row in rows if row.budget is not None}, reverse=True)
+    baseline, *others = CONTROLS.get(stage, ("",))
+    before = _rows(stage, baseline, budgets) if baseline and baseline not in listed else ()
+    after = [row for name in others if name not in listed for row in _rows(stage, name, budgets)]
+    return [*before, *rows, *after]
+
+
+def _every(stage: str) -> list[str]:
+    """The methods of a stage, its controls first."""
+    names = registry.names(stage)
+    first = [name for name in CONTROLS.get(stage, ()) if name in names]
+    return [*first, *(name for name in names if name not in first)]
 
 
 def _count(value: object) -> bool:
@@ -134,8 +170,8 @@ class Constrained:
     def generate(self, *args: Any, **kwargs: Any) -> Result:
         return self._engine.generate(*args, **{**kwargs, "constraint": self._constraint})
 
-    def score(self, prompt: str, continuation: str) -> Score:
-        return self._engine.score(prompt, continuation)
+    def score(self, *args: Any, **kwargs: Any) -> Score:
+        return self._engine.score(*args, **kwargs)
 
 
 def engine_for(model: LanguageModel, contender: Contender, others: Mapping[str, Any]) -> Engine | Constrained:

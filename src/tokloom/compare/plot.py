@@ -7,7 +7,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -18,11 +18,12 @@ from tokloom.compare.costs import Cost, number
 from tokloom.compare.table import Summary
 
 # Stand-ins that the SVG is drawn with; the page's CSS gives each a colour in light and in dark.
-INK, GRID = "#010101", "#020202"
+INK, GRID, CONTROL = "#010101", "#020202", "#030303"
 SERIES = ("#030001", "#030002", "#030003", "#030004", "#030005", "#030006")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-_VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", **{c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}}
+_VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", CONTROL: "var(--soft)"}
+_VARIABLES |= {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a label may hold a dollar sign
     "svg.fonttype": "none",  # text stays text: sharp, selectable, and small
@@ -44,43 +45,85 @@ def drawable(rows: Sequence[Summary], cost: Cost) -> list[Summary]:
     return [row for row in rows if row.quality is not None and cost.key in row.costs]
 
 
-def plot(rows: Sequence[Summary], cost: Cost) -> str:
+def plot(rows: Sequence[Summary], cost: Cost, control: str | None = None) -> str:
     """An ``<svg>`` element: quality of one task upwards, cost to the right, one line per method over its budgets.
 
-    Bars are 95% intervals; the dashed line is the baseline's quality. Each point of a line bears its budget.
+    Bars are 95% intervals; the dashed line is the baseline's quality. Each point of a line bears its budget. More
+    methods than one picture can show are spread over panels of the same axes, with the baseline and the control in
+    each.
 
     Args:
         rows: summaries of one task, at least one of them `drawable`.
+        control: the label of the row that is drawn in grey.
     """
     rows = drawable(rows, cost)
+    labels = list(dict.fromkeys(row.label for row in rows))
+    common = [label for label in labels if label == control or any(r.baseline for r in rows if r.label == label)]
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"{rows[0].task}/{cost.key}"}):
-        figure = Figure(figsize=(7.6, 4.1))
-        axes = figure.add_axes((0.09, 0.135, 0.60, 0.83))
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.grid(visible=True, linewidth=0.6)
-        axes.set_axisbelow(True)
-        labels = list(dict.fromkeys(row.label for row in rows))
-        for i, label in enumerate(labels):
-            _line(axes, [row for row in rows if row.label == label], cost, i)
-        for row in rows:
-            if row.baseline and row.quality is not None:
-                axes.axhline(row.quality.mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        axes.set_xlabel(cost.axis)
-        axes.set_ylabel(f"{rows[0].metric} (mean, 95% interval)")
-        _scale(axes, [row.costs[cost.key] * cost.scale for row in rows])
-        _budgets(axes, rows, cost, labels)
-        axes.legend(
-            loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, borderaxespad=0, fontsize=9, handlelength=1.6
-        )
+        if len(labels) <= len(SERIES) + len(common):
+            figure = Figure(figsize=(7.6, 4.1))
+            axes = figure.add_axes((0.09, 0.135, 0.60, 0.83))
+            _draw(axes, rows, cost, labels, common)
+            axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
+        else:
+            figure = _panels(rows, cost, labels, common)
         return _inline(figure, f"{rows[0].metric} against {cost.axis}")
 
 
-def _line(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, i: int) -> None:
+_LEGEND: dict[str, Any] = {"frameon": False, "borderaxespad": 0, "fontsize": 9, "handlelength": 1.6}
+
+
+def _panels(rows: Sequence[Summary], cost: Cost, labels: Sequence[str], common: Sequence[str]) -> Figure:
+    """Panels one below the other, each with as many methods as there are colours, and its legend beside it."""
+    own = [label for label in labels if label not in common]
+    groups = [own[i : i + len(SERIES)] for i in range(0, len(own), len(SERIES))]
+    height = 3.0 * len(groups) + 0.35  # inches
+    figure = Figure(figsize=(7.6, height))
+    first = None
+    for i, group in enumerate(groups):
+        bottom = (3.0 * (len(groups) - 1 - i) + 0.6) / height
+        axes = figure.add_axes((0.09, bottom, 0.60, 2.6 / height), sharex=first, sharey=first)
+        shown = [*common, *group]
+        _draw(axes, [row for row in rows if row.label in shown], cost, shown, common, among=rows)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
+        if i < len(groups) - 1:
+            axes.set_xlabel("")
+        first = first or axes
+    return figure
+
+
+def _draw(
+    axes: matplotlib.axes.Axes,
+    rows: Sequence[Summary],
+    cost: Cost,
+    labels: Sequence[str],
+    common: Sequence[str],
+    among: Sequence[Summary] | None = None,
+) -> None:
+    """One panel. common: the labels of baseline and control, which take no colour. among: all rows, for the axis."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(visible=True, linewidth=0.6)
+    axes.set_axisbelow(True)
+    own = [label for label in labels if label not in common]
+    colours = {label: SERIES[i % len(SERIES)] for i, label in enumerate(own)}
+    for i, label in enumerate(common):
+        colours[label] = (INK, CONTROL)[min(i, 1)]
+    for i, label in enumerate(labels):
+        _line(axes, [row for row in rows if row.label == label], cost, colours[label], i)
+    for row in rows:
+        if row.baseline and row.quality is not None:
+            axes.axhline(row.quality.mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_xlabel(cost.axis)
+    axes.set_ylabel(f"{rows[0].metric} (mean, 95% interval)")
+    _scale(axes, [row.costs[cost.key] * cost.scale for row in among or rows])
+    _budgets(axes, rows, cost, colours)
+
+
+def _line(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, colour: str, i: int) -> None:
     rows = sorted(rows, key=lambda row: row.budget or 0)
     xs = [row.costs[cost.key] * cost.scale for row in rows]
     ys = [row.quality.mean for row in rows if row.quality is not None]
-    colour = SERIES[i % len(SERIES)]
     spread = [
         [0.0 if math.isnan(q.low) else q.mean - q.low for row in rows if (q := row.quality)],
         [0.0 if math.isnan(q.low) else q.high - q.mean for row in rows if (q := row.quality)],
@@ -100,7 +143,7 @@ def _by_line(point: tuple[tuple[str, int | None], tuple[float, float]]) -> tuple
     return label, budget or 0
 
 
-def _budgets(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, labels: Sequence[str]) -> None:
+def _budgets(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, colours: Mapping[str, str]) -> None:
     """Writes the budget beside each point of a line, on the first side where it covers no other text or point.
 
     Where all sides are taken the label is left out: the table has the number.
@@ -121,7 +164,7 @@ def _budgets(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, la
             taken += [
                 (x + (u - x) * t - 1, y + (v - y) * t - 1, x + (u - x) * t + 1, y + (v - y) * t + 1) for t in _ALONG
             ]
-    several = {label for label in labels if sum(row.label == label for row in rows) > 1}
+    several = {label for label in colours if sum(row.label == label for row in rows) > 1}
     for row in rows:
         if row.budget is None or row.label not in several:
             continue
@@ -135,7 +178,7 @@ def _budgets(axes: matplotlib.axes.Axes, rows: Sequence[Summary], cost: Cost, la
                 axes.annotate(
                     text, (row.costs[cost.key] * cost.scale, row.quality.mean if row.quality else 0.0),
                     textcoords="offset points", xytext=(dx, dy), ha=side, va="bottom", fontsize=8,
-                    color=SERIES[labels.index(row.label) % len(SERIES)], zorder=4,
+                    color=colours[row.label], zorder=4,
                 )  # fmt: skip
                 break
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokloom.atomic import write_atomic
 from tokloom.compare.costs import COSTS, Cost
+from tokloom.compare.placement import CONTROLS
 from tokloom.compare.plot import drawable, plot
 from tokloom.compare.table import Summary, columns, ratio, summarise
 from tokloom.errors import ArgumentError
@@ -64,8 +65,7 @@ def render_report(records: Sequence[Record], command: str | None = None) -> str:
             "depend on the machine; counts do not."
         ),
         tasks="\n".join(
-            _task([summary for summary in summaries if summary.task == task], i, _FIRST_PLOTTED.get(stage, "seconds"))
-            for i, task in enumerate(tasks)
+            _task([summary for summary in summaries if summary.task == task], i, stage) for i, task in enumerate(tasks)
         ),
         command=f"<pre>{_text(command)}</pre>" if command else "",
         facts="\n".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in _facts(records)),
@@ -95,7 +95,9 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     return [*shown, ("first answer", times[0]), ("last answer", times[-1])] if times else shown
 
 
-def _task(rows: Sequence[Summary], number: int, first: str) -> str:
+def _task(rows: Sequence[Summary], number: int, stage: str) -> str:
+    first = _FIRST_PLOTTED.get(stage, "seconds")
+    control = next(iter(CONTROLS.get(stage, ())[1:]), None)
     drawn = [cost for cost in COSTS if cost.plotted and drawable(rows, cost) and cost in columns(rows)]
     plotted = [cost for cost in drawn if _differs(rows, cost)] or drawn[:1]
     shown = next((cost.key for cost in plotted if cost.key == first), plotted[0].key if plotted else "")
@@ -105,7 +107,7 @@ def _task(rows: Sequence[Summary], number: int, first: str) -> str:
         f'<p class="soft">{most} example{"s" * (most != 1)}; quality is {_text(rows[0].metric)}</p>'
         f"{_choice(plotted, number, shown)}"
         + "".join(
-            f'<figure data-cost="{cost.key}"{"" if cost.key == shown else " hidden"}>{plot(rows, cost)}</figure>'
+            f'<figure data-cost="{cost.key}"{" hidden" * (cost.key != shown)}>{plot(rows, cost, control)}</figure>'
             for cost in plotted
         )
         + _table(rows, [], "Quality")

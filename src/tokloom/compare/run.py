@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from tokloom import registry
 from tokloom.compare.costs import costs_of
-from tokloom.compare.placement import PLACES, Constrained, Contender, contenders, engine_for, fixed_parts
+from tokloom.compare.placement import (
+    PLACES,
+    Constrained,
+    Contender,
+    contenders,
+    engine_for,
+    fixed_parts,
+    with_controls,
+)
 from tokloom.compare.records import Record, RecordFile
 from tokloom.context.stage import Document
 from tokloom.engine.request import Sampling
@@ -71,6 +79,7 @@ def compare(
     dtype: str | None = None,
     device: str | None = None,
     weights: str | None = None,
+    controls: bool = True,
 ) -> list[Record]:
     """Every method, at every budget, on every example of every task; what `results` already holds is not run again.
 
@@ -79,7 +88,8 @@ def compare(
 
     Args:
         stage: "context", "attention" or "decode".
-        methods: specs of methods of that stage; the first one is the baseline. "plain" is decoding without any.
+        methods: specs of methods of that stage, "all" for every one; the first is the baseline. "plain" is decoding
+            without any.
         tasks: specs of tasks, e.g. "squad", "needle:length=512".
         budgets: a row each for every method with an option `budget` whose spec does not name one.
         model: a loaded model, or a name for `tokloom.load`.
@@ -88,6 +98,7 @@ def compare(
         progress: told what happens; `progress.bar` shows it.
         engine: arguments of `Engine` for all rows: attention, predictor, drafter, context, kv, prefill_chunk.
         dtype, device, weights: for `tokloom.load`, if model is a name.
+        controls: also the stage's controls where they aren't among the methods; see `placement.with_controls`.
 
     Returns:
         One record per cell of this comparison, tasks outermost, then examples, then methods. A method that can't
@@ -98,6 +109,7 @@ def compare(
         ComparisonInterrupted: the user pressed Ctrl+C; the results so far are in the file.
     """
     rows = contenders(stage, methods, budgets)
+    rows = with_controls(stage, rows) if controls else rows
     evaluations = _tasks(tasks)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ArgumentError("limit", limit, "an integer >= 1, or None for all examples")

@@ -14,8 +14,9 @@ Shapes: `searches` walks from the root, each of which adds at most one node.
 Effect: the paper reports up to 2.5x over plain decoding, without training. The test: the scores are those of a naive
     twin, and a higher `c1` gives broader trees. What it gives here beside other drafters is in benchmarks/decoding.py.
 
-Differs: the reward and the search's end are reconstructed; the abstract and the formula above are what we had. Nodes
-    are verified only as far as they pay on this machine.
+Differs: only the abstract and summaries were to be had. The rule of choice above is that of AlphaZero's tree search,
+    as a summary has it; its constants, the reward and the search's end are reconstructed. Nodes are verified only as
+    far as they pay on this machine.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ Shapes: up to the request's limit of nodes, the likeliest of the union.
 
 Effect: drafters that copy (suffix automaton) and drafters that recycle candidates are right at different places; the
     published state of the art without training is such a union. Two parts that agree are trusted more than either. The
-    test: on a text that repeats, and then does not, the union gives at least as many tokens a pass as each part.
+    test: on a table to copy and on a story, the union needs at most a tenth more passes than the better of the
+    automaton and Token Recycling alone.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tokloom.errors import ArgumentError
+from tokloom.errors import ArgumentError, CompositionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,12 +24,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokloom.attention.kv_store import Step
+    from tokloom.attention.stage import AttentionPolicy
+    from tokloom.engine.branch import Branch
     from tokloom.engine.host import Host
     from tokloom.models.language_model import LanguageModel
     from tokloom.models.vocabulary import Vocabulary
 
 GIVES = frozenset({"logits", "tokens", "hidden_states"})
 """What a drafter or predictor may list in `needs`."""
+REWINDING = "rewinding"
+"""A further need: a KV store whose last tokens can be taken back, which not every attention policy allows."""
+
+
+def gives(attention: AttentionPolicy) -> frozenset[str]:
+    """What drafters and predictors get under this policy."""
+    return GIVES | ({REWINDING} if attention.rewinds else set())
 
 
 class Prediction(ABC):
@@ -78,15 +87,38 @@ class Prediction(ABC):
 
         step: who descends from whom, positions counted in tokens of `vocabulary`."""
 
+    @staticmethod
+    def rows_together(asked: Sequence[tuple[Prediction, Sequence[int], Step]]) -> list[torch.Tensor]:
+        """`rows` of several requests of one engine, in one pass where that is possible."""
+        return [prediction.rows(tokens, step) for prediction, tokens, step in asked]
+
     @abstractmethod
     def accept(self, path: list[int]) -> None:
         """Ends a pass: these of its rows, in the order of the text and from row 0 on, became part of it.
 
         Called after every call of `rows`, also where there was no tree."""
 
+    def fork(self) -> Prediction:
+        """The same text, independent from now on. Raises CompositionError where that is not possible."""
+        raise CompositionError(type(self).__name__, "search", "it can't go on from one text in several ways")
+
     def room(self) -> int:
         """How many tokens the next pass may add; 1 allows no drafts."""
         return self.host.room()
+
+
+class Prepared(ABC):
+    """A method that first makes something of the user's own text: a base class before the interface.
+
+    `tokloom prepare SPEC FILE ...` calls it."""
+
+    @abstractmethod
+    def prepare(
+        self, model: LanguageModel, texts: Sequence[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """Makes it, where the method's options say; returns figures to show by name.
+
+        progress: called as (stage, done, total)."""
 
 
 class Predictor(ABC):
@@ -312,6 +344,47 @@ class Matcher(ABC):
             if matcher is None:
                 row[:] = 0
             matchers.append(matcher)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An output, whole or so far, as a verifier sees it.
+
+    prompt: the tokens before it, in the model's vocabulary. logprob: natural log-probability of `tokens` under the
+    prediction. complete: nothing follows.
+    """
+
+    prompt: Sequence[int]
+    text: str
+    tokens: tuple[int, ...]
+    logprob: float
+    complete: bool
+
+
+class Verifier(ABC):
+    """Says how good outputs are, whole ones and unfinished ones: what a search goes by."""
+
+    stage: ClassVar[str] = "decode"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def score(self, model: LanguageModel, candidates: Sequence[Candidate]) -> list[float]:
+        """One number for each, higher is better; compared among candidates of one request only."""
+
+
+class Search(ABC):
+    """A strategy over whole outputs: which are begun, which go on, which is given."""
+
+    stage: ClassVar[str] = "decode"
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("logits",)
+
+    @abstractmethod
+    def run(self, root: Branch, judge: Callable[[Sequence[Branch]], list[float]]) -> Branch:
+        """The output to give.
+
+        root: before the first token. judge: the verifier's scores of branches, whole or so far."""
 
 
 class Constraint(ABC):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +46,11 @@ class CostCurve:
         else:
             value = low + (high - low) * (rows - below) / (above - below)
         return value / self.seconds[widths[0]]
+
+    @cached_property
+    def table(self) -> tuple[float, ...]:
+        """`relative` of 0, 1, ... rows, up to the widest that was measured; 0 rows cost nothing."""
+        return (0.0, *(self.relative(rows) for rows in range(1, max(self.seconds) + 1)))
 
 
 def measure(model: LanguageModel) -> CostCurve:

@@ -26,29 +26,32 @@ _OWNER = "owner"
 
 
 class Pace:
-    """Whether drafting pays, by the clock: tokens a second of drafted passes beside those of plain ones.
+    """Whether drafting pays, by the clock: tokens a second where the drafter was asked beside those of plain passes.
 
-    The cost curve is a forecast; what the drafter itself takes, a busy machine and a text that it can't guess are not
-    in it. When drafted passes turn out slower, drafting rests for some passes, twice as many each time, and is then
-    tried again for a few.
+    The cost curve is a forecast; what the drafter itself takes, also where it has nothing to propose, a busy
+    machine and a text that it can't guess are not in it. When asking turns out slower, drafting rests for some passes,
+    twice as many each time, and is then tried again for a few.
     """
 
     BLEND = 0.1
     PLAIN = 3
     """Passes without drafts that are timed first."""
     TRIAL = 6
-    """Drafted passes before a judgement."""
+    """Passes with a drafter before a judgement."""
+    LEAST = 0.98
+    """Gain below which drafting rests: a drafter that costs next to nothing may go on waiting for its chance."""
     REST = 16
     MOST_REST = 512
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._start = 0.0
+        self._asking: float | None = None  # seconds that the drafter took
         self.plain = 0.0
         """Seconds of a pass without drafts, 0 until known."""
         self.gain = 1.0
         """Tokens a second with drafts over those without."""
-        self._timed = self._drafted = self._resting = 0
+        self._timed = self._tried = self._resting = 0
         self._rest = self.REST
 
     @property
@@ -58,27 +61,33 @@ class Pace:
 
     def begin(self) -> None:
         """A pass begins, its drafting included."""
-        self._start = self._clock()
+        self._start, self._asking = self._clock(), None
+
+    def asked(self) -> None:
+        """The drafter has answered."""
+        self._asking = self._clock() - self._start
 
     def end(self, drafted: bool, tokens: int) -> None:
-        """It has ended and gave so many tokens."""
+        """It has ended and gave so many tokens; drafted: the drafter proposed some of them."""
         if self._start == 0:  # a pass that nothing was proposed for, such as one of forced tokens
             return
         seconds, self._start = self._clock() - self._start, 0.0
         if not drafted:
+            bare = seconds - (self._asking or 0.0)
             self._timed += 1
-            slow = self.plain > 0 and seconds > 3 * self.plain  # the machine was busy elsewhere
+            slow = self.plain > 0 and bare > 3 * self.plain  # the machine was busy elsewhere
             if not slow:
-                self.plain = seconds if self._timed == 1 else self.plain + self.BLEND * (seconds - self.plain)
+                self.plain = bare if self._timed == 1 else self.plain + self.BLEND * (bare - self.plain)
+        if self._asking is None:
             self._resting = max(0, self._resting - 1)
             return
-        self._drafted += 1
+        self._tried += 1
         pace = min(tokens * self.plain / max(seconds, 1e-9), 8.0)
-        self.gain += max(self.BLEND, 1 / self._drafted) * (pace - self.gain)
-        if self._drafted < self.TRIAL:
+        self.gain += max(self.BLEND, 1 / self._tried) * (pace - self.gain)
+        if self._tried < self.TRIAL:
             return
-        if self.gain < 1:
-            self._resting, self._drafted = self._rest, 0
+        if self.gain < self.LEAST:
+            self._resting, self._tried = self._rest, 0
             self._rest = min(2 * self._rest, self.MOST_REST)
         elif self.gain > 1.1:
             self._rest = self.REST
@@ -132,20 +141,18 @@ class Drafting:
         if depth - len(certain) < 1 or most < 1 or not self.pace.open:
             return DraftTree().below(certain)
         tree = self.state.propose(DraftRequest([*tokens, *certain], most, prediction)).below(certain)
+        if not certain:
+            self.pace.asked()
         if matcher is not None and len(tree) >= rows:
             tree = _permitted(tree, matcher, prediction.vocabulary.size)
         tree = tree.top(most + len(certain), depth)
         gains = list(accumulate(sorted(tree.chances[len(certain) :], reverse=True)))
-        best, size = self.MARGIN * rows / self.curve.relative(rows), 0
-        for width in WIDTHS:
-            nodes = min(width - rows, len(gains))
-            if nodes < 1:
-                continue
-            rate = (rows + self.trust * gains[nodes - 1]) / self.curve.relative(nodes + rows)
+        cost = self.curve.table
+        best, size = self.MARGIN * rows / cost[rows], 0
+        for nodes, gain in enumerate(gains, 1):
+            rate = (rows + self.trust * gain) / cost[rows + nodes]
             if rate > best:
                 best, size = rate, nodes
-            if nodes == len(gains):
-                break
         return tree.top(size + len(certain), depth) if size < len(gains) else tree
 
     def learn(self, seen: Verified, tree: DraftTree, certain: int = 0) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +12,37 @@ import torch
 
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
-from tokloom.attention.kv_store import PRECISIONS, KVStore, Step
+from tokloom.attention.kv_store import PRECISIONS, Step
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
 from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
 from tokloom.decode import stage as decode_stage
-from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor
+from tokloom.decode.denoise import Denoiser, DenoisingCache
+from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor, Search, Verifier
+from tokloom.engine.denoising import Way, denoise
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
-from tokloom.engine.loop import Decoding
+from tokloom.engine.open_request import OpenRequest, Writer, account, prefill
 from tokloom.engine.prediction import PlainPrediction
+from tokloom.engine.prefix_cache import PrefixCache
 from tokloom.engine.prompt import check_messages, question_over_context
 from tokloom.engine.request import Chunk, Result, Sampling
-from tokloom.engine.sampling import Sampler
-from tokloom.errors import ArgumentError, BudgetError
-from tokloom.ledger import Ledger, Row, Saving
+from tokloom.engine.searching import check_search, searched, verifier_of
+from tokloom.engine.together import run_together
+from tokloom.errors import ArgumentError, BudgetError, CompositionError
+from tokloom.ledger import Ledger, Saving
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load, refuse_options
 from tokloom.models.rotary import with_rotary
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
+
     Progress = Callable[[str, int, int], None]
+
+ONE_PROMPT = 2**62
+"""A limit that no prompt's KV store reaches."""
 
 MINIMUM_CONTEXT = 32
 """Tokens that a selection must at least have: less can't hold a sentence with its citation."""
@@ -40,9 +50,12 @@ MINIMUM_CONTEXT = 32
 
 @dataclass(frozen=True)
 class Score:
-    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest)."""
+    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest).
+
+    prompt_tokens: length of the prompt in tokens."""
 
     tokens: tuple[int, ...]
+    prompt_tokens: int
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...]
     ledger: Ledger
@@ -75,16 +88,24 @@ class Engine:
     Args:
         model: a `LanguageModel`, or a name, directory, GGUF file or hub id for `tokloom.load`.
         attention: an `AttentionPolicy` or a spec such as "h2o:budget=256".
+        predictor: a `Predictor` or a spec, which changes the next-token distribution; None is the model's own.
         rope: a `RotaryScaling` or a spec such as "giraffe:basis=yarn,scale=2", which widens the model's window for this
             engine; None for the model's own positions.
-        predictor: a `Predictor` or a spec, which changes the next-token distribution; None is the model's own.
         drafter: a `Drafter`, a spec such as "token_recycling", or None for plain decoding.
         drafter_state: a file with what the drafter learned, read if it is there; `save_drafter_state` writes it.
+        denoiser: a `Denoiser` or a spec, only for a diffusion model; None is plain_denoising.
+        search: a `Search` or a spec such as "best_of:n=8": the output is chosen among several.
+        verifier: what a search chooses by: a `Verifier`, a spec, or a function of the text; None is what the search has
+            in its options.
+        denoising_cache: a `DenoisingCache` or a spec, likewise; None reads the whole text in every pass.
         context: a `ContextSelector` or a spec such as "context_bubble:budget=800"; used for requests with documents.
         dtype, device, weights: as for `tokloom.load`; only with a name.
-        kv: how keys and values are stored, "fp32", "bf16" or "int8" (with a scale for each token of a KV head); None
-            is what the model computes in. Over a rounded store, drafting may decide near ties otherwise.
+        kv: how keys and values are stored, "fp32", "bf16", "int8" (with a scale for each token of a KV head) or "int4"
+            (with a scale and a zero for each 32 elements); None is what the model computes in. Over a rounded store,
+            drafting may decide near ties otherwise.
         prefill_chunk: tokens of the prompt that go through the model in one pass.
+        prefix_bytes: memory for the KV stores of earlier prompts, so that what a later one begins with, whole chunks of
+            it, need not be read again; 0 keeps none.
 
     Raises:
         UnknownNameError, SpecError: a component that does not exist or is not valid.
@@ -96,19 +117,26 @@ class Engine:
         model: str | LanguageModel = "smollm2-135m",
         *,
         attention: str | AttentionPolicy = "dense",
-        rope: str | RotaryScaling | None = None,
         predictor: str | Predictor | None = None,
+        rope: str | RotaryScaling | None = None,
         drafter: str | Drafter | None = None,
         drafter_state: str | Path | None = None,
+        denoiser: str | Denoiser | None = None,
+        search: str | Search | None = None,
+        verifier: str | Verifier | Callable[[str], float] | None = None,
+        denoising_cache: str | DenoisingCache | None = None,
         context: str | ContextSelector = "context_bubble",
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         weights: str | None = None,
         kv: str | None = None,
         prefill_chunk: int = 512,
+        prefix_bytes: int = 0,
     ) -> None:
         if not isinstance(prefill_chunk, int) or prefill_chunk < 1:
             raise ArgumentError("prefill_chunk", prefill_chunk, "an integer >= 1")
+        if not isinstance(prefix_bytes, int) or prefix_bytes < 0:
+            raise ArgumentError("prefix_bytes", prefix_bytes, "an integer >= 0")
         if kv is not None and kv not in PRECISIONS:
             raise ArgumentError("kv", kv, "one of " + ", ".join(PRECISIONS) + ", or None")
         self.attention: AttentionPolicy = registry.build(attention, AttentionPolicy, "attention")
@@ -121,7 +149,7 @@ class Engine:
         )
         for part in (self.drafter, self.predictor):
             if part is not None:
-                registry.check_needs(part, decode_stage.GIVES)
+                registry.check_needs(part, decode_stage.gives(self.attention))
         if drafter_state is not None and self.drafter is None:
             raise ArgumentError("drafter_state", str(drafter_state), "None without a drafter", "Give drafter= too.")
         if isinstance(model, LanguageModel):
@@ -132,6 +160,16 @@ class Engine:
         if rope is not None:
             self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
         self.kv, self.prefill_chunk = kv, prefill_chunk
+        self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
+        self.search = None if search is None else registry.build(search, Search, "search")
+        self.verifier = verifier
+        check_search(self.search, verifier, self.drafter)
+        if self.search is not None:
+            verifier_of(self.search, verifier)  # a wrong name is refused here
+        self.way = Way.fitting(self.model, denoiser, denoising_cache)
+        if self.way is not None:
+            policy = None if self.attention.plain else self.attention
+            self.way.refuse(self.model, policy, self.predictor, self.drafter, self.search)
         self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
@@ -191,61 +229,85 @@ class Engine:
             BudgetError: the question does not fit the budget, or the prompt the model's window.
             ChatTemplateError: messages for a model without a chat template.
         """
-        sampling = sampling if sampling is not None else Sampling()
-        if not isinstance(sampling, Sampling):
-            raise ArgumentError("sampling", sampling, "a tokloom.Sampling")
-        if (prompt is None) == (messages is None):
-            raise ArgumentError("prompt and messages", (prompt, messages), "exactly one of the two")
-        rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
-        if rule is not None:
-            registry.check_needs(rule, decode_stage.GIVES)
-        prediction = self._predict(sampling.max_new_tokens)
-        matcher = rule.start(prediction.vocabulary) if rule is not None else None
-        ledger = Ledger()
-        selection = None
-        if documents is not None:
-            if prompt is None:
-                raise ArgumentError(
-                    "documents", "given with messages", "a question as prompt= when documents are given"
-                )
-            tokens, selection = self._over_documents(prompt, documents, sampling, ledger)
-        else:
-            tokens = self._plain_prompt(prompt, messages, ledger)
-        self._check_window(prediction.prompt(tokens), prediction.window)
-        components = self._components(rule, documents is not None)
-        chunks = self._run(prediction, tokens, sampling, matcher, ledger, progress)
+        request = self._open(prompt, messages, documents, constraint, sampling)
         stream = Stream(iter(()))
 
-        def finish() -> Iterator[Chunk]:
-            decoding = yield from chunks
-            stream._result = Result(
-                text=decoding.stream.text,
-                tokens=tuple(decoding.output),
-                prompt_tokens=len(tokens),
-                stop_reason=decoding.stop_reason,
-                ledger=ledger,
-                selection=selection,
-                components=components,
-                parsed=rule.parse(decoding.stream.text) if rule is not None and decoding.is_complete else None,
-            )
+        def chunks() -> Iterator[Chunk]:
+            yield from request.run(progress)
+            stream._result = request.finish()
 
-        stream._chunks = finish()
+        stream._chunks = chunks()
         return stream
 
-    def score(self, prompt: str, continuation: str) -> Score:
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        *,
+        constraint: str | Constraint | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        at_once: int = 8,
+    ) -> list[Result]:
+        """Continues several prompts, their rows together in each forward pass; each result is that of `generate`.
+
+        Args:
+            sampling: one for all, or one for each.
+            at_once: how many are under way at a time, each with its KV store.
+        """
+        each = [sampling] * len(prompts) if sampling is None or isinstance(sampling, Sampling) else list(sampling)
+        if isinstance(prompts, str) or len(each) != len(prompts):
+            raise ArgumentError("sampling", sampling, f"one, or one for each of {len(prompts)} prompts in a list")
+        if not isinstance(at_once, int) or at_once < 1:
+            raise ArgumentError("at_once", at_once, "an integer >= 1")
+        opens = [
+            partial(self._open, prompt, None, None, constraint, its) for prompt, its in zip(prompts, each, strict=True)
+        ]
+        return run_together(opens, at_once)
+
+    def sample(
+        self,
+        prompt: str | None = None,
+        n: int = 1,
+        *,
+        messages: Sequence[dict[str, str]] | None = None,
+        constraint: str | Constraint | None = None,
+        sampling: Sampling | None = None,
+        at_once: int = 8,
+    ) -> list[Result]:
+        """Draws several outputs for one prompt, which is read once; the i-th is what `generate` gives with seed + i.
+
+        Raises ArgumentError also if the sampling is greedy, which has one output only.
+        """
+        sampling = sampling if sampling is not None else Sampling(temperature=1.0)
+        if not isinstance(n, int) or n < 1:
+            raise ArgumentError("n", n, "an integer >= 1")
+        if n > 1 and sampling.temperature == 0:
+            raise ArgumentError("sampling", "temperature 0", "a temperature above 0 for more than one sample")
+        prefixes = self._prefixes if self._prefixes is not None else PrefixCache(ONE_PROMPT)
+        each = [sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + i) for i in range(n)]
+        return run_together(
+            [partial(self._open, prompt, messages, None, constraint, its, prefixes) for its in each], at_once
+        )
+
+    def score(self, prompt: str, continuation: str, *, watch: Watcher | None = None) -> Score:
         """How the model, with this engine's attention, rates `continuation` after `prompt`, both taken as they are.
 
         The continuation goes through the model one token a pass, as if it had been generated.
+
+        watch: is told what each layer attends to, in every pass; see `tokloom.attention.trace.Trace`.
         """
+        if self.way is not None:
+            raise CompositionError(
+                "score", self.model.name, "a diffusion model has no chances of a text, token by token"
+            )
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
-        prediction = self._predict(len(continuation))
+        prediction = self._predict(len(continuation), watch)
         targets = prediction.encode(continuation)
         if not targets:
             raise ArgumentError("continuation", continuation, "a text of at least one token")
         before = prediction.prompt(tokens)
         self._check_window([*before, *targets[:-1]], prediction.window)
-        logits = self._prefill(prediction, tokens, ledger, None)
+        logits = prefill(prediction, tokens, ledger, None)
         logprobs, ranks = [], []
         with ledger.stage("decode", "teacher_forced") as row:
             for i, target in enumerate(targets):
@@ -257,8 +319,8 @@ class Engine:
                     prediction.accept([0])
                     row.forward_passes += 1
             row.tokens_in = row.tokens_out = len(targets)
-        _account(ledger.row("attention"), ledger.row("decode"), prediction)
-        return Score(tuple(targets), tuple(logprobs), tuple(ranks), ledger)
+        account(ledger.row("attention"), ledger.row("decode"), prediction)
+        return Score(tuple(targets), len(tokens), tuple(logprobs), tuple(ranks), ledger)
 
     # --- the stages of a request
 
@@ -318,62 +380,62 @@ class Engine:
             tokenized.counts = {"instruction": len(tokens) - row.tokens_out}
         return tokens, selection
 
-    def _predict(self, new_tokens: int) -> Prediction:
+    def _predict(
+        self, new_tokens: int, watch: Watcher | None = None, prefixes: PrefixCache | None = None
+    ) -> Prediction:
         """The prediction of a new request."""
-        host = Host(self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk)
+        host = Host(
+            self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk, watch=watch,
+            prefixes=prefixes if prefixes is not None else self._prefixes,
+        )  # fmt: skip
         return PlainPrediction(host) if self.predictor is None else self.predictor.start(host)
 
-    def _prefill(
-        self, prediction: Prediction, tokens: list[int], ledger: Ledger, progress: Progress | None
-    ) -> torch.Tensor:
-        """Reads the prompt; returns the logits after it."""
-        with ledger.stage("attention", self.attention.name) as row:
-
-            def told(done: int) -> None:
-                row.forward_passes += 1
-                if progress is not None:
-                    progress("prompt", done, len(tokens))
-
-            row.tokens_in = len(tokens)
-            logits = prediction.prefill(tokens, told)
-            row.counts = _pairs(prediction.host.stores)
-        return logits
-
-    def _run(
+    def _open(
         self,
-        prediction: Prediction,
-        tokens: list[int],
-        sampling: Sampling,
-        matcher: decode_stage.Matcher | None,
-        ledger: Ledger,
-        progress: Progress | None,
-    ) -> Any:
-        logits = self._prefill(prediction, tokens, ledger, progress)
-        decoding = Decoding(prediction, prediction.prompt(tokens), Sampler(sampling), self._drafting, matcher)
-        if self._drafting is not None:
-            _ = self._drafting.curve  # a first measurement is not this request's time
-        # Only the engine's own time counts, not what the caller does between two chunks.
-        steps = decoding.run(logits)
+        prompt: str | None,
+        messages: Sequence[dict[str, str]] | None,
+        documents: Sequence[Document | str | Path] | None,
+        constraint: str | Constraint | None,
+        sampling: Sampling | None,
+        prefixes: PrefixCache | None = None,
+    ) -> OpenRequest:
+        """A request up to its prompt's tokens; arguments as of `stream`."""
+        sampling = sampling if sampling is not None else Sampling()
+        if not isinstance(sampling, Sampling):
+            raise ArgumentError("sampling", sampling, "a tokloom.Sampling")
+        if (prompt is None) == (messages is None):
+            raise ArgumentError("prompt and messages", (prompt, messages), "exactly one of the two")
+        rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
+        if rule is not None:
+            registry.check_needs(rule, decode_stage.GIVES)
+        prediction = self._predict(sampling.max_new_tokens, prefixes=prefixes)
+        if self.way is not None:
+            self.way.refuse(self.model, rule)
+        matcher = rule.start(prediction.vocabulary) if rule is not None else None
+        ledger = Ledger()
+        selection = None
+        if documents is not None:
+            if prompt is None:
+                raise ArgumentError(
+                    "documents", "given with messages", "a question as prompt= when documents are given"
+                )
+            tokens, selection = self._over_documents(prompt, documents, sampling, ledger)
+        else:
+            tokens = self._plain_prompt(prompt, messages, ledger)
+        self._check_window(prediction.prompt(tokens), prediction.window)
         parts = [part.name for part in (self.predictor, self.drafter) if part is not None]
-        row = Row("decode", " + ".join(parts) or "plain")
-        ledger.rows.append(row)
-        while True:
-            with ledger.clock(row):
-                chunk = next(steps, None)
-            if chunk is None:
-                break
-            yield chunk
-        generated = len(decoding.output)
-        row.tokens_out = generated
-        row.forward_passes = decoding.passes
-        row.counts = {
-            "drafted": decoding.drafted, "accepted": decoding.accepted,
-            "rejected": decoding.drafted - decoding.accepted, "forced": decoding.forced, **prediction.counts,
-        }  # fmt: skip
-        if generated - 1 != decoding.passes:
-            row.savings = [Saving("forward passes", generated - 1, decoding.passes)]
-        _account(ledger.row("attention"), row, prediction)
-        return decoding
+        return OpenRequest(
+            prediction, tokens, sampling, rule, matcher, self._drafting, " + ".join(parts) or "plain", ledger,
+            self._components(rule, documents is not None), selection, self._writer(),
+        )  # fmt: skip
+
+    def _writer(self) -> Writer | None:
+        """How outputs are written if not one token after the other."""
+        if self.way is not None:
+            return partial(denoise, self.way)
+        if self.search is not None:
+            return partial(searched, self.search, verifier_of(self.search, self.verifier))
+        return None
 
     # --- checks
 
@@ -386,8 +448,11 @@ class Engine:
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
         parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "constraint": constraint,
+            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "search": self.search,
+            "constraint": constraint,
         }  # fmt: skip
+        if self.way is not None:
+            parts |= {"denoiser": self.way.denoiser, "denoising_cache": self.way.cache}
         if documents:
             parts["context"] = self.context
         specs = {key: registry.spec_of(part) for key, part in parts.items() if part is not None}
@@ -412,25 +477,3 @@ def _read(documents: Sequence[Document | str | Path]) -> list[Document]:
     if not texts:
         raise ArgumentError("documents", list(documents), "at least one document")
     return texts
-
-
-def _pairs(stores: Sequence[KVStore]) -> dict[str, int]:
-    """Pairs attended and attendable, over all stores of a request."""
-    counted = [store.pairs() for store in stores]
-    return {name: sum(pairs[name] for pairs in counted) for name in ("attended", "attendable")}
-
-
-def _account(attention: Row, decode: Row, prediction: Prediction) -> None:
-    """Writes what the stores held and computed into the rows, when the request has ended."""
-    stores = prediction.host.stores
-    slots, pairs = stores[0].slots(), _pairs(stores)
-    decode.counts |= {name: pairs[name] - attention.counts[name] for name in pairs}
-    attention.counts |= slots
-    attention.tokens_out = slots["held"]
-    attention.kv_bytes = sum(store.bytes for store in stores)
-    attention.kv_bytes_peak = sum(store.peak_bytes for store in stores)
-    if slots["evicted"]:
-        attention.savings.append(Saving("KV slots", slots["seen"], slots["held"]))
-    for row in (attention, decode):
-        if row.counts["attended"] != row.counts["attendable"]:
-            row.savings.append(Saving("attended pairs", row.counts["attendable"], row.counts["attended"]))

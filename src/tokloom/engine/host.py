@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tokloom.engine.capture import Capture
-from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.engine.capture import Capture, MlpInput
+from tokloom.engine.forward import Job, forward, forward_many, new_store, prefill
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import Watcher
     from tokloom.attention.kv_store import KVStore, Step
     from tokloom.attention.stage import AttentionPolicy
+    from tokloom.engine.prefix_cache import PrefixCache
     from tokloom.models.language_model import LanguageModel
 
 SPARE = 64
@@ -33,24 +35,36 @@ class Host:
         model: that the request is for; policy: how its attention goes over the store.
         stores: all that were opened, those of other models included; the first one is the account's.
         new_tokens: the most tokens that the output will have.
+        prefixes: what earlier prompts left; reused: how many tokens of this one's came from there.
     """
 
     def __init__(
-        self, model: LanguageModel, policy: AttentionPolicy, new_tokens: int, *, kv: str | None, prefill_chunk: int
+        self,
+        model: LanguageModel,
+        policy: AttentionPolicy,
+        new_tokens: int,
+        *,
+        kv: str | None,
+        prefill_chunk: int,
+        watch: Watcher | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         self.model, self.policy, self.new_tokens = model, policy, new_tokens
         self.stores: list[KVStore] = []
-        self._kv, self._chunk = kv, prefill_chunk
+        self.prefixes, self.reused = prefixes, 0
+        self._kv, self._chunk, self._watch = kv, prefill_chunk, watch
 
     def beside(self, model: LanguageModel) -> Host:
         """A host for a second model in the same request, with the same attention; its stores count with this one's."""
-        other = Host(model, self.policy, self.new_tokens, kv=self._kv, prefill_chunk=self._chunk)
+        other = Host(
+            model, self.policy, self.new_tokens, kv=self._kv, prefill_chunk=self._chunk, prefixes=self.prefixes
+        )  # fmt: skip
         other.stores = self.stores
         return other
 
     def open(self, prompt: int) -> KVStore:
         """An empty store for a prompt of so many tokens and the output."""
-        store = new_store(self.model, self.policy, prompt + self._room, self._kv)
+        store = new_store(self.model, self.policy, prompt + self._room, self._kv, self._watch)
         self.stores.append(store)
         return store
 
@@ -59,7 +73,7 @@ class Host:
         store: KVStore,
         tokens: Sequence[int],
         progress: Callable[[int], None] | None = None,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """Reads a prompt into an empty store, chunk by chunk; the logits (1, vocabulary) are those after it.
 
@@ -68,8 +82,18 @@ class Host:
         """
         capture = self._capture(hidden_layer)
         logits, hidden = torch.empty(0), []
+        prefixes = self.prefixes if capture is None else None  # hidden states of what is not read are nowhere
+        key = (self.model, self._kv, self._chunk)
+        planned = prefixes.plan(key, tokens, self._chunk) if prefixes is not None else set()
+        found = prefixes.find(key, tokens, self._chunk) if prefixes is not None else None
+        if found is not None:
+            store.resume(found.store, len(tokens) + self._room)
+            logits = found.logits
+            self.reused += store.seen
         for done, after in prefill(self.model, store, tokens, self._chunk, capture):
             logits = after
+            if prefixes is not None and done in planned:
+                prefixes.put(key, tokens[:done], store, logits)
             if capture is not None:
                 hidden.append(capture.hidden)
             if progress is not None:
@@ -85,16 +109,25 @@ class Host:
         step: Step,
         *,
         all_logits: bool = True,
-        hidden_layer: int | None = None,
+        hidden_layer: int | MlpInput | None = None,
     ) -> Output:
         """One pass. After a tree, `store.accept` says which rows stay; other rows stay at once.
 
         all_logits: after each row, else (1, vocabulary) after the last one.
-        hidden_layer: as in `prefill`; costs a pass over the layers one by one.
+        hidden_layer: as in `prefill`; a layer's output other than the last's costs a pass over the layers one by one.
         """
         capture = self._capture(hidden_layer)
         logits = forward(self.model, store, tokens, step, all_logits, capture)
         return Output(logits, capture.hidden if capture is not None else torch.empty(0))
+
+    def forward_many(self, jobs: Sequence[Job], hidden_layer: int | MlpInput | None = None) -> list[Output]:
+        """One pass over stores of this request and of others of the same engine; see `forward`."""
+        capture = self._capture(hidden_layer)
+        logits = forward_many(self.model, jobs, all_logits=True, capture=capture)
+        if capture is None:
+            return [Output(each, torch.empty(0)) for each in logits]
+        hidden = torch.split(capture.hidden, [job.step.rows for job in jobs])
+        return [Output(*each) for each in zip(logits, hidden, strict=True)]
 
     def room(self) -> int:
         """Tokens that the next pass may add, as far as the stores' attention goes."""
@@ -104,7 +137,7 @@ class Host:
     def _room(self) -> int:
         return min(self.new_tokens, 256) + SPARE
 
-    def _capture(self, layer: int | None) -> Capture | None:
+    def _capture(self, layer: int | MlpInput | None) -> Capture | None:
         if layer is None:
             return None
         return Capture(layer, self.model.model.config.get_text_config().num_hidden_layers)

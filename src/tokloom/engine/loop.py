@@ -41,6 +41,7 @@ class Decoding:
         self._text = ""
         self._sent = len(prompt)
         self.passes = self.drafted = self.accepted = self.forced = 0
+        self._asked: tuple[DraftTree, int, list[int], list[int], tuple[int, ...]]
         self._words = np.zeros((prediction.vocabulary.size + 31) // 32, dtype=np.int32)
 
     @property
@@ -54,17 +55,12 @@ class Decoding:
 
     def run(self, logits: torch.Tensor) -> Iterator[Chunk]:
         """Decodes until a stop; `logits` (vocabulary,) are those after the prompt."""
-        if self.drafting is not None:
-            self.drafting.state.read(self.tokens)
-        self._take(self.sampler.draw(logits, self._allowed()))
+        self.begin(logits)
         yield self._chunk()
         while self.stop_reason is None:
-            certain = self.matcher.forced() if self.matcher is not None else []
-            if certain and certain[0] in self.prediction.eos_ids:
-                self._take(certain[0])
-                self.forced += 1
-            else:
-                self._pass(*self._draft(certain))
+            asked = self.ask()
+            if asked is not None:
+                self.answer(self.prediction.rows(*asked))
             yield self._chunk()
         tail = self.stream.finish()
         if tail:
@@ -110,8 +106,20 @@ class Decoding:
             return DraftTree().below(chain), len(chain)
         return self.drafting.propose(self.tokens, depth, self.prediction, chain, self.matcher), len(chain)
 
-    def _pass(self, tree: DraftTree, certain: int) -> None:
-        """Verifies a tree in one pass and takes the tokens that it gives."""
+    def begin(self, logits: torch.Tensor) -> None:
+        """Takes the first token; `logits` (vocabulary,) are those after the prompt."""
+        if self.drafting is not None:
+            self.drafting.state.read(self.tokens)
+        self._take(self.sampler.draw(logits, self._allowed()))
+
+    def ask(self) -> tuple[list[int], Step] | None:
+        """The rows of the next pass: the last token and what is drafted. None if the text ended without one."""
+        certain = self.matcher.forced() if self.matcher is not None else []
+        if certain and certain[0] in self.prediction.eos_ids:
+            self._take(certain[0])
+            self.forced += 1
+            return None
+        tree, sure = self._draft(certain)
         text = list(self.tokens)
         rows, parents = [text[-1], *tree.tokens], (-1, *(parent + 1 for parent in tree.parents))
         first = len(text) - 1
@@ -119,7 +127,12 @@ class Decoding:
             step = Step((first, *(first + depth for depth in tree.depths())), self.device, parents=parents)
         else:
             step = Step((first,), self.device)
-        logits = self.prediction.rows(rows, step)
+        self._asked = tree, sure, text, rows, parents
+        return rows, step
+
+    def answer(self, logits: torch.Tensor) -> None:
+        """Takes the tokens that a pass gives; `logits` (rows, vocabulary) of what `ask` returned."""
+        tree, certain, text, rows, parents = self._asked
         children: dict[tuple[int, int], int] = {
             (parent + 1, token): node + 1
             for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True))

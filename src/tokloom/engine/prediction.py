@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from tokloom.decode.stage import Prediction
+from tokloom.engine.forward import Job
 
 if TYPE_CHECKING:
     from tokloom.attention.kv_store import KVStore, Step
-    from tokloom.engine.host import Host
+    from tokloom.engine.capture import MlpInput
+    from tokloom.engine.host import Host, Output
 
 
 class PlainPrediction(Prediction):
@@ -23,7 +26,7 @@ class PlainPrediction(Prediction):
 
     store: KVStore
 
-    def __init__(self, host: Host, hidden_layer: int | None = None) -> None:
+    def __init__(self, host: Host, hidden_layer: int | MlpInput | None = None) -> None:
         super().__init__(host)
         self.hidden_layer = hidden_layer
         self.hidden = torch.empty(0)
@@ -35,11 +38,30 @@ class PlainPrediction(Prediction):
         return logits[0]
 
     def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
-        logits, self.hidden = self.host.forward(self.store, tokens, step, hidden_layer=self.hidden_layer)
-        return logits
+        return self.read(self.host.forward(self.store, tokens, step, hidden_layer=self.hidden_layer))
+
+    def read(self, output: Output) -> torch.Tensor:
+        """The logits that it makes of a pass over its store."""
+        self.hidden = output.hidden
+        return output.logits
+
+    @staticmethod
+    def rows_together(asked: Sequence[tuple[Prediction, Sequence[int], Step]]) -> list[torch.Tensor]:
+        predictions = [prediction for prediction, _, _ in asked]
+        if not all(type(p).rows is PlainPrediction.rows for p in predictions):  # one of its own may do more than a pass
+            return Prediction.rows_together(asked)
+        plain = cast("list[PlainPrediction]", predictions)
+        jobs = [Job(p.store, tokens, step) for p, (_, tokens, step) in zip(plain, asked, strict=True)]
+        outputs = plain[0].host.forward_many(jobs, hidden_layer=plain[0].hidden_layer)
+        return [p.read(output) for p, output in zip(plain, outputs, strict=True)]
 
     def accept(self, path: list[int]) -> None:
         self.store.accept(path)
+
+    def fork(self) -> PlainPrediction:
+        other = copy(self)
+        other.store = self.store.fork()
+        return other
 
 
 class AdjustedPrediction(PlainPrediction):
@@ -53,5 +75,5 @@ class AdjustedPrediction(PlainPrediction):
         logits = super().prefill(tokens, progress)
         return self.adjust(logits[None], self.hidden[-1:])[0]
 
-    def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
-        return self.adjust(super().rows(tokens, step), self.hidden)
+    def read(self, output: Output) -> torch.Tensor:
+        return self.adjust(super().read(output), self.hidden)

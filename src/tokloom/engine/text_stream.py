@@ -20,6 +20,13 @@ class TextStream:
         self.stopped = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    def fork(self) -> TextStream:
+        """The same text, independent from now on."""
+        other = TextStream(self.stop)
+        other.text, other.shown, other.stopped = self.text, self.shown, self.stopped
+        other._decoder.setstate(self._decoder.getstate())
+        return other
+
     def push(self, piece: bytes) -> str:
         """Adds the bytes of one token; returns text to show. After a stop string `stopped` is True."""
         return self._advance(self._decoder.decode(piece))

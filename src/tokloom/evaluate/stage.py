@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from tokloom.context.stage import Document
-    from tokloom.engine.engine import Engine
+    from tokloom.engine.engine import Engine, Score
     from tokloom.engine.request import Result
     from tokloom.models.language_model import LanguageModel
 
@@ -37,11 +37,11 @@ class Example:
 @dataclass(frozen=True)
 class Outcome:
     """Scores of one example by metric name (each 0 to 1 unless the task's docstring says otherwise),
-    and the result that they were taken from (its ledger is the cost)."""
+    and the result that they were taken from, or the score where nothing was generated (its ledger is the cost)."""
 
     example: Example
     scores: dict[str, float]
-    result: Result
+    result: Result | Score
 
 
 class Task(ABC):

@@ -9,6 +9,7 @@ Hooks on the modules of a fused model are not called: load it with weights="torc
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,9 @@ FIXED_ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
 
 @dataclass(frozen=True)
 class LayerForm:
-    """What the attention between the two halves of a layer has to know."""
+    """What the attention between the two halves of a layer has to know. index: of its layer in the KV store."""
 
+    index: int
     heads: int
     kv_heads: int
     head_dim: int
@@ -76,7 +78,11 @@ class FusedDecoder:
         self.hidden: int = head.in_features
         self.vocabulary: int = head.out_features
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
-        self.core = Decoder(self.hidden, self._norm(inner.norm), head.matrix, self._address(head.bias))
+        last = inner.norm
+        self.adapter: Callable[[torch.Tensor], torch.Tensor] | None = getattr(last, "adapter", None)
+        """Goes before the last norm; see `models/submodel.py`."""
+        last = last if self.adapter is None else last.norm
+        self.core = Decoder(self.hidden, self._norm(last), head.matrix, self._address(head.bias))
         self.layers: list[LayerForm] = []
         kinds = [_rotary_kind(layer) for layer in inner.layers]
         order = sorted(set(kinds))
@@ -116,8 +122,8 @@ class FusedDecoder:
         window = _window(config, attention)
         softcap = getattr(config, "attn_logit_softcapping", None)
         form = LayerForm(
-            linears[0].out_features // head_dim, linears[1].out_features // head_dim, head_dim,
-            float(attention.scaling), softcap, window,
+            int(attention.layer_idx), linears[0].out_features // head_dim, linears[1].out_features // head_dim,
+            head_dim, float(attention.scaling), softcap, window,
         )  # fmt: skip
         self.core.add(
             norms=[self._norm(norm) for norm in norms],

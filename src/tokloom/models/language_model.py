@@ -76,6 +76,12 @@ class LanguageModel:
         return frozenset(int(id) for id in found if 0 <= id < self._logits_width)
 
     @cached_property
+    def mask_id(self) -> int | None:
+        """The token that stands for one not known yet, of a masked-diffusion model; None for a causal model."""
+        id = getattr(self.model.config, "mask_token_id", None)
+        return int(id) if id is not None else None
+
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """The bytes of every token. Raises UnsupportedModelError if the tokenizer's are not known."""
         return Vocabulary(self.tokenizer, self._logits_width, self.eos_ids)

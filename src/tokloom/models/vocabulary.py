@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tokloom._core import TokenTrie
+    from tokloom.models.encodings import Encodings
 
 _SPACE = "\u2581"  # how SentencePiece writes a space
 
@@ -78,6 +79,14 @@ class Vocabulary:
         from tokloom._core import TokenTrie
 
         return TokenTrie(self.token_bytes)
+
+    @cached_property
+    def encodings(self) -> Encodings:
+        """Which token the tokenizer can write after which. Raises UnsupportedModelError unless it merges pairs."""
+        from tokloom.models.encodings import Encodings
+
+        added = frozenset(id for id in self._added if id < self.size and id not in self.special_ids)
+        return Encodings(self._backend, self.token_bytes, added)
 
 
 def _scheme(backend: Any) -> Callable[[str, bool], bytes]:

@@ -1,0 +1,151 @@
+"""Trains a small masked-diffusion language model and an autoregressive one of the same vocabulary, its guide.
+
+    python examples/train_diffusion.py input.txt --out models --minutes 10
+    tokloom generate "ROMEO:" --model models/diffusion --denoiser guided_diffusion:guide=models/guide
+
+Both are Llama models of transformers with a byte-level vocabulary learned from the text; the diffusion model's
+attention looks both ways, and its config names the mask token. It learns much as LLaDA (arXiv:2502.09992) does: behind
+a clean beginning of random length a random share of the tokens is masked, and the model says what they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tokloom.atomic import atomic_directory
+
+END, MASK = "<end>", "<mask>"
+
+
+def learn_tokenizer(text: str, size: int) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend.train_from_iterator(
+        [text],
+        trainers.BpeTrainer(
+            vocab_size=size, special_tokens=[END, MASK], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, mask_token=MASK)
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, options: argparse.Namespace, diffusion: bool) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=options.width,
+        intermediate_size=3 * options.width,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.width // 32,
+        num_key_value_heads=options.width // 32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        **({"mask_token_id": tokenizer.mask_token_id} if diffusion else {}),
+    )
+    return LlamaForCausalLM(config)
+
+
+def masked(batch: torch.Tensor, mask: int, most: float, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows with tokens masked behind a clean beginning, at most that share of them, and which ones."""
+    rows, length = batch.shape
+    start = torch.randint(0, length - 8, (rows, 1), generator=draw)
+    share = most * torch.rand(rows, 1, generator=draw).clamp_min(0.05)
+    hidden = (torch.rand(rows, length, generator=draw) < share) & (torch.arange(length) >= start)
+    hidden[:, -1] |= ~hidden.any(1)
+    return batch.masked_fill(hidden, mask), hidden
+
+
+def loss_of(model: Any, batch: torch.Tensor, mask: int | None, most: float, draw: torch.Generator) -> torch.Tensor:
+    if mask is None:
+        logits = model(input_ids=batch[:, :-1]).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    rows, hidden = masked(batch, mask, most, draw)
+    both_ways = torch.ones(1, 1, 1, 1, dtype=torch.bool).expand(len(batch), 1, batch.shape[1], batch.shape[1])
+    logits = model(input_ids=rows, attention_mask=both_ways).logits
+    return torch.nn.functional.cross_entropy(logits[hidden], batch[hidden])
+
+
+def train(
+    name: str, model: Any, tokens: torch.Tensor, mask: int | None, options: argparse.Namespace, until: float
+) -> None:
+    draw = torch.Generator().manual_seed(options.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.01)
+    held_out, training = tokens[-len(tokens) // 20 :], tokens[: -len(tokens) // 20]
+    began, step, running = time.monotonic(), 0, 0.0
+    model.train()
+    while True:
+        done = (time.monotonic() - began) / max(until - began, 1e-9)
+        if options.steps:
+            done = step / options.steps
+        if done >= 1:
+            break
+        rate = options.rate * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        starts = torch.randint(0, len(training) - options.length, (options.batch,), generator=draw)
+        batch = torch.stack([training[start : start + options.length] for start in starts.tolist()])
+        # few masks first: with many of them the model sees hardly more than how frequent each token is
+        loss = loss_of(model, batch, mask, 0.3 + 0.7 * min(1.0, 2 * done), draw)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        running += (loss.item() - running) * max(0.02, 1 / step)
+        if step % 20 == 0:
+            print(f"\r{name}: step {step}, {100 * done:.0f}%, loss {running:.3f} ", end="", file=sys.stderr, flush=True)
+    model.eval()
+    with torch.no_grad():
+        blocks = held_out[: len(held_out) // options.length * options.length].view(-1, options.length)[:64]
+        loss = loss_of(model, blocks, mask, 1.0, torch.Generator().manual_seed(0))
+    print(f"\n{name}: {step} steps, held-out loss {loss.item():.3f} nats a token", file=sys.stderr)
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_directory(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="a plain text file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the two models, diffusion and guide")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for both together; two thirds for diffusion")
+    parser.add_argument("--steps", type=int, default=0, help="of each model, in place of minutes")
+    parser.add_argument("--vocabulary", type=int, default=512)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--length", type=int, default=96, help="tokens of a training row")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    text = options.text.read_text(encoding="utf-8")
+    tokenizer = learn_tokenizer(text, options.vocabulary)
+    tokens = torch.tensor(tokenizer(text).input_ids)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, share in (("diffusion", 2 / 3), ("guide", 1 / 3)):
+        torch.manual_seed(options.seed)
+        model = new_model(tokenizer, options, diffusion=name == "diffusion")
+        mask = tokenizer.mask_token_id if name == "diffusion" else None
+        train(name, model, tokens, mask, options, time.monotonic() + 60 * options.minutes * share)
+        save(model, tokenizer, options.out / name)
+
+
+if __name__ == "__main__":
+    main()

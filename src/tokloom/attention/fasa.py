@@ -1,0 +1,97 @@
+"""FASA scores tokens by the few rotary frequencies whose ranking agrees best with that of the whole head.
+
+Paper: P22. FASA: Frequency-aware Sparse Attention. arXiv:2602.03152
+Formula: RoPE turns dimensions i and i + d/2 together, chunk i; q k = sum over i of s_i, s_i = q_i k_i +
+    q_{i+d/2} k_{i+d/2}. Contextual agreement CA_i = |top-K by s_i  and  top-K by q k| / K, the mean over queries of a
+    calibration text. Step: score(j) = sum of s_i over the `chunks` of highest CA; attend to the best tokens exactly.
+Shapes: chosen dimensions (kv_heads, 2 chunks), index (batch, kv_heads, slots, 2 chunks), scores (batch, kv_heads,
+    rows, slots).
+Effect: the paper keeps full accuracy with 256 tokens and reads a quarter of the keys to choose them. EFFECT
+Differs: chunks are chosen per KV head, by the mean agreement of its query heads, since they share the keys; so are
+    tokens, by the sum of the heads' softmaxes. The chosen dimensions are copied together, so that scoring reads
+    2 chunks / d of the keys' bytes and the copy costs as much memory (the paper's FASA-C reads them in place).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+
+from tokloom.attention.page_index import PageIndex
+from tokloom.attention.scores import Scores, Span, score_slots
+from tokloom.attention.selection import Scorer, Selecting
+from tokloom.attention.stage import AttentionPolicy
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import KVLayer
+
+SAMPLES = 24
+"""Calibration queries."""
+SKIPPED = 4
+"""Calibration keys left out: the attention sink is every chunk's favourite."""
+
+
+@dataclass(frozen=True)
+class DominantChunks(Scorer):
+    """State in the layer: note "chunks", the chosen dimensions of all keys. Calibration: "dims" (kv_heads, 2 chunks)."""
+
+    chunks: int
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        rated = agreement(*sample(layer.keys[0], queries[0]))
+        kv_heads, half = layer.kv_heads, rated.shape[-1]
+        best = rated.view(kv_heads, -1, half).mean(1).topk(min(self.chunks, half), dim=-1).indices.sort(-1).values
+        return {"dims": torch.cat([best, best + half], dim=-1)}
+
+    def score(
+        self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
+    ) -> Scores:
+        dims = layer.calibration["dims"]
+        of_keys = dims[None, :, None]
+
+        def chosen(keys: torch.Tensor) -> torch.Tensor:
+            keys = keys[:, :, :, 0].float()
+            return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1))
+
+        index = PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
+        of_queries = dims.repeat_interleave(queries.shape[1] // dims.shape[0], dim=0)[None, :, None]
+        parts = queries.float().gather(-1, of_queries.expand(*queries.shape[:3], -1))
+        scale = queries.shape[-1] ** -0.5
+        values = score_slots(layer, parts, span, keys=index.entries, scale=scale, reduce="mass", among=among)
+        return Scores(values, among, shares=True)
+
+
+def sample(keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys (kv_heads, n, d) of the first half of a text and queries (heads, SAMPLES, d) of the second, in float32."""
+    tokens = keys.shape[1]
+    rows = torch.linspace(tokens // 2, tokens - 1, SAMPLES, device=keys.device).long()
+    return keys[:, min(SKIPPED, tokens // 4) : tokens // 2].float(), queries[:, rows].float()
+
+
+def agreement(keys: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """Contextual agreement of each chunk, (heads, d / 2), for K a sixteenth of the keys."""
+    heads, half = queries.shape[0], queries.shape[-1] // 2
+    keys = keys.repeat_interleave(heads // keys.shape[0], dim=0)
+    k = max(1, keys.shape[1] // 16)
+    whole = queries @ keys.transpose(1, 2)  # (heads, samples, n)
+    among_best = torch.zeros_like(whole, dtype=torch.bool).scatter_(-1, whole.topk(k, dim=-1).indices, True)
+    rated = []
+    for i in range(half):
+        part = queries[..., [i, i + half]] @ keys[..., [i, i + half]].transpose(1, 2)
+        rated.append(among_best.gather(-1, part.topk(k, dim=-1).indices).float().mean((1, 2)))
+    return torch.stack(rated, dim=-1)
+
+
+@method(stage="attention")
+class Fasa(Selecting, AttentionPolicy):
+    """Scores over dominant frequency chunks, top-k."""
+
+    chunks: int = Field(default=8, ge=1)
+    """Frequency chunks per KV head, of head_dim / 2."""
+
+    def own_scorer(self) -> Scorer:
+        return DominantChunks(self.chunks)

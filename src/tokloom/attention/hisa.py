@@ -1,0 +1,84 @@
+"""HISA first drops the blocks whose mean key scores low, then scores tokens in the remaining ones only.
+
+Paper: P108. HISA: Efficient Hierarchical Indexing for Fine-Grained Sparse Attention. arXiv:2603.28458
+Formula: block score = the host's form of score with the mean of the block's keys; the top m blocks and, always, the
+    first and the last one survive; the host scorer rates their tokens; attend to the best ones. m is `ratio` of the
+    blocks, and enough to hold the budget.
+Shapes: means (batch, kv_heads, blocks, d), candidates (batch, kv_heads, rows, m * block), scores alike.
+Effect: the paper's sets overlap those of the flat indexer by over 99% at twice the speed for 32k tokens. EFFECT
+Differs: the host is any scorer of single tokens (`host`; by itself the attention's own scores) in place of DeepSeek's
+    indexer, and blocks are chosen per KV head, by the sum of its query heads' softmaxes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+
+from tokloom import registry
+from tokloom.attention.page_index import PageIndex, mean, score_pages
+from tokloom.attention.scores import Scores, Span, largest
+from tokloom.attention.selection import Scorer, Selecting, slots_of
+from tokloom.attention.stage import AttentionPolicy, Calibration
+from tokloom.errors import SpecError
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import KVLayer
+
+
+@dataclass(frozen=True)
+class Hierarchical(Scorer):
+    """State in the layer: note "means", the mean keys of full blocks."""
+
+    block: int
+    ratio: float
+    host: Scorer
+
+    @property
+    def calibrates(self) -> bool:
+        return self.host.calibrates
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.host.calibrate(layer, queries)
+
+    def conclude(self, found: Calibration) -> Calibration:
+        return self.host.conclude(found)
+
+    def score(
+        self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
+    ) -> Scores:
+        if among is None:
+            among = self.candidates(layer, queries, span, budget)
+        return self.host.score(layer, queries, span, budget, among)
+
+    def candidates(self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int) -> torch.Tensor:
+        """The tokens of the surviving blocks."""
+        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+        blocks = score_pages(layer, queries.float(), span, index, first=True)
+        width = blocks.values.shape[-1]
+        # The first and the last block may lie outside the span for the most part.
+        surviving = min(width, max(math.ceil(self.ratio * width), math.ceil(budget / self.block) + 2))
+        return slots_of(blocks, largest(blocks.values, surviving))
+
+
+@method(stage="attention")
+class Hisa(Selecting, AttentionPolicy):
+    """A filter of blocks before another scorer, top-k."""
+
+    block: int = Field(default=32, ge=1)
+    """Tokens in a block (128 in the paper, for contexts of 32k and more)."""
+    ratio: float = Field(default=0.25, gt=0, le=1)
+    """Share of the blocks that survive."""
+    host: str = "select"
+    """The method whose scorer rates the tokens of the surviving blocks."""
+
+    def own_scorer(self) -> Scorer:
+        host = registry.build(self.host, Selecting, "hisa:host").own_scorer()
+        if not host.by_slot:
+            raise SpecError("hisa:host", self.host, "a method whose scorer rates single tokens, say select or fasa")
+        return Hierarchical(self.block, self.ratio, host)

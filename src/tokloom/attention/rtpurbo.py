@@ -1,0 +1,156 @@
+"""RTPurbo searches the whole text for retrieval heads only, over a few learnt dimensions, and lets the others see near.
+
+Paper: P4. Full Attention Strikes Back: Transferring Full Attention into Sparse within Hundred Training Steps.
+    arXiv:2605.16928
+Formula: a KV head's long-range mass is the attention of a calibration text's queries beyond sinks and `window`; the
+    `retrieval` share of all KV heads with most of it are retrieval heads, the others attend to sinks and local window.
+    Indexer of a retrieval head: q' = A^T q, k' = B^T k of `dims` dimensions; with C_q and C_k the second moments of
+    queries and (centred) keys and U S V^T the SVD of C_q^1/2 C_k^1/2, A = C_q^-1/2 U S and B = C_k^-1/2 V give the
+    closest q k of that rank; then `steps` steps of Adam on KL(softmax(q k) || softmax(q' k')). Step: top-p (`mass`)
+    over softmax(q' k'), at most `budget` tokens.
+Shapes: A (heads, d, dims), B (kv_heads, d, dims), index (batch, kv_heads, slots, dims).
+Effect: the paper transfers models within some hundred steps, nearly without loss. EFFECT
+Differs: the indexer works on rotated queries and keys, as the store has them, and is trained once per model on a text
+    of 1k tokens in seconds; the model's weights stay as they are. Classes are those of KV heads (the group's largest
+    mass), whose query heads share the keys. Local heads keep their keys in the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+
+from tokloom.attention.attend import attention_weights
+from tokloom.attention.page_index import PageIndex
+from tokloom.attention.scores import Scores, Span, score_slots
+from tokloom.attention.selection import Picker, Scorer, Selecting
+from tokloom.attention.stage import AttentionPolicy, Calibration
+from tokloom.attention.top_p import Nucleus
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import KVLayer
+
+SAMPLES = 96
+"""Calibration queries."""
+SINKS = 4
+
+
+@dataclass(frozen=True)
+class LowRankIndexer(Scorer):
+    """State in the layer: note "low rank", the keys' few dimensions. Calibration: "to_query" (heads, d, dims), "to_key"
+    (kv_heads, d, dims), "retrieves" (heads,)."""
+
+    dims: int
+    retrieval: float
+    window: int
+    steps: int
+
+    def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        tokens = queries.shape[2]
+        rows = torch.linspace(tokens // 2, tokens - 1, SAMPLES, device=queries.device).long()
+        sampled, keys = queries[0, :, rows].float(), layer.keys[0].float()
+        far = long_range_mass(sampled, keys, rows, self.window)
+        earlier = keys[:, min(SINKS, tokens // 4) : tokens // 2]
+        to_query, to_key = closest(queries[0, :, tokens // 2 :].float(), earlier, self.dims)
+        to_query, to_key = train(to_query, to_key, sampled, earlier, self.steps)
+        return {"to_query": to_query, "to_key": to_key, "far": far}
+
+    def conclude(self, found: Calibration) -> Calibration:
+        """Names the retrieval heads, ranked over all layers."""
+        masses = torch.cat([part["far"] for part in found if part])
+        least = masses.topk(max(1, round(self.retrieval * masses.numel()))).values[-1]
+        for part in found:
+            if part:
+                group = part["to_query"].shape[0] // part["far"].shape[0]
+                part["retrieves"] = (part.pop("far") >= least).repeat_interleave(group)
+        return found
+
+    def score(
+        self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
+    ) -> Scores:
+        found = layer.calibration
+        to_key = found["to_key"]
+        index = PageIndex.of(layer, f"{self.dims} dims", 1, lambda keys: keys[:, :, :, 0].float() @ to_key, span.last)
+        low = queries.float() @ found["to_query"]
+        use = found["retrieves"][:, None].expand(-1, queries.shape[2])
+        values = score_slots(layer, low, span, keys=index.entries, scale=1.0, reduce="mass", among=among, use=use)
+        return Scores(values, among, shares=True)
+
+
+def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:
+    """The mean attention of queries (heads, samples, d) at `rows` beyond sinks and window: the largest of each KV head's
+    group, (kv_heads,)."""
+    slots = torch.arange(keys.shape[1], device=keys.device)
+    visible = slots <= rows[:, None]
+    weights = attention_weights(queries[None], keys[None], visible[None, None], queries.shape[-1] ** -0.5)[0]
+    beyond = (slots >= SINKS) & (slots <= rows[:, None] - window)
+    return (weights * beyond).sum(-1).mean(-1).view(keys.shape[0], -1).amax(1)
+
+
+def closest(queries: torch.Tensor, keys: torch.Tensor, dims: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (heads, d, dims) and B (kv_heads, d, dims) such that (A^T q)(B^T k) is, in the mean square over these queries
+    (heads, n, d) and keys (kv_heads, n, d), nearest to q k / sqrt(d) up to a constant for each query."""
+    kv_heads, width = keys.shape[0], keys.shape[-1]
+    grouped = queries.reshape(kv_heads, -1, width)
+    centred = keys - keys.mean(1, keepdim=True)  # a softmax does not see what is the same for all keys
+    root_q, inverse_q = _roots(grouped)
+    root_k, inverse_k = _roots(centred)
+    left, singular, right = torch.linalg.svd(root_q @ root_k)
+    to_query = inverse_q @ left[..., :dims] * singular[:, None, :dims] * width**-0.5
+    to_key = inverse_k @ right.transpose(1, 2)[..., :dims]
+    return to_query.repeat_interleave(queries.shape[0] // kv_heads, dim=0), to_key
+
+
+def _roots(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The square root of the second moment of (n, count, d) vectors, and its inverse."""
+    moment = vectors.transpose(1, 2) @ vectors / vectors.shape[1]
+    values, basis = torch.linalg.eigh(moment)
+    roots = values.clamp_min(values[:, -1:] * 1e-6).sqrt()
+    return (basis * roots[:, None]) @ basis.transpose(1, 2), (basis / roots[:, None]) @ basis.transpose(1, 2)
+
+
+def train(
+    to_query: torch.Tensor, to_key: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps of Adam towards the attention of these queries to these keys."""
+    group = queries.shape[0] // keys.shape[0]
+    with torch.inference_mode(False), torch.enable_grad():
+        queries, keys = queries.clone(), keys.clone()
+        target = (queries @ keys.repeat_interleave(group, 0).transpose(1, 2) * queries.shape[-1] ** -0.5).softmax(-1)
+        learnt = [to_query.clone().requires_grad_(), to_key.clone().requires_grad_()]
+        rates = [{"params": [part], "lr": 0.05 * float(part.detach().std())} for part in learnt]
+        optimizer = torch.optim.Adam(rates)
+        for _ in range(steps):
+            low = (keys @ learnt[1]).repeat_interleave(group, 0)
+            logits = (queries @ learnt[0]) @ low.transpose(1, 2)
+            loss = -(target * logits.log_softmax(-1)).sum(-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return learnt[0].detach(), learnt[1].detach()
+
+
+@method(stage="attention")
+class RTPurbo(Selecting, AttentionPolicy):
+    """Retrieval heads by a low-rank indexer and top-p, local heads by window."""
+
+    dims: int = Field(default=16, ge=1)
+    """Dimensions of the indexer."""
+    retrieval: float = Field(default=0.5, gt=0, le=1)
+    """Share of all KV heads that are retrieval heads."""
+    window: int = Field(default=128, ge=1)
+    """Distance from which on attention counts as long-range."""
+    steps: int = Field(default=20, ge=0)
+    """Training steps of the indexer."""
+    mass: float = Field(default=0.9, gt=0, le=1)
+    """Share of the indexer's attention that the tokens chosen hold."""
+
+    def own_scorer(self) -> Scorer:
+        return LowRankIndexer(self.dims, self.retrieval, self.window, self.steps)
+
+    def own_picker(self) -> Picker:
+        return Nucleus(self.mass)

@@ -1,0 +1,55 @@
+"""SnapKV keeps what the last tokens of the prompt, an observation window, attend to.
+
+Paper: SnapKV: LLM Knows What You are Looking for Before Generation. arXiv:2404.14469
+Formula: votes(j) = sum over the window's queries, and over the query heads of a KV head's group, of their attention to
+    slot j, averaged over the `pool` slots around j. Keep the `window` newest slots and, of the rest, those with the
+    most votes, `budget` in all, per KV head.
+Shapes: weights (batch, heads, rows, slots) summed to votes (batch, kv_heads, slots).
+Effect: the paper: accuracy near the full cache's on LongBench and needles with 1,024 slots of 16,000 tokens. EFFECT
+Differs: the paper compresses once, after the whole prompt, and then lets the cache grow. Here every prompt chunk ends
+    with its own window, so that memory is bounded by budget + chunk (the same for a prompt of one chunk); while
+    decoding, the queries since the last eviction are the window. Votes are summed over a GQA group.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+
+from tokloom.attention.eviction import Evicting, best, end_window, observe_window
+from tokloom.attention.stage import AttentionPolicy
+from tokloom.errors import SpecError
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    from tokloom.attention.kv_layer import KVLayer
+
+
+@method(stage="attention")
+class SnapKV(Evicting, AttentionPolicy):
+    """State in the layer: slot memory "votes"."""
+
+    needs: ClassVar[tuple[str, ...]] = ("attention_weights",)
+
+    window: int = Field(default=16, ge=1)
+    """Last queries of a prompt chunk that vote; as many newest slots are always kept."""
+    pool: int = Field(default=7, ge=1)
+    """Slots over which votes are averaged, an odd number: neighbours of a chosen token stay with it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window > self.size:
+            raise SpecError("snap_kv:window", self.window, f"at most budget - interval ({self.size})")
+        if self.pool % 2 == 0:
+            raise SpecError("snap_kv:pool", self.pool, "an odd number")
+
+    def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
+        assert weights is not None  # `needs` asks for them
+        observe_window(layer, weights, self.window)
+
+    def kept(self, layer: KVLayer) -> torch.Tensor:
+        votes = torch.nn.functional.avg_pool1d(layer.slot_memory("votes"), self.pool, 1, self.pool // 2)
+        end_window(layer)
+        return best(layer, votes, self.size, 0, self.window)

@@ -1,0 +1,99 @@
+"""Guided Diffusion fills in as many tokens of a pass as an autoregressive model finds fitting together.
+
+Paper: P70. Accelerating Diffusion Language Model Inference via Efficient KV Caching and Guided Diffusion.
+    arXiv:2505.21467
+Formula: the diffusion model proposes a token for every mask; the guide reads the text with all of them. From the first
+    mask on, proposals x_i are taken as long as p_guide(x_i | x_<i) >= tolerance * max p_guide(. | x_<i). If that is
+    none, the first is taken nevertheless.
+Shapes: one pass of the guide over the tokens from the first mask on, with a KV store of its own.
+Effect: the paper needs several times fewer passes at equal accuracy. The test: a guide that agrees with everything ends
+    a block in one pass. With the models of examples/train_diffusion.py the effect does not show: the diffusion model,
+    trained for 1,098 steps, is too weak (2.67 nats a token held out; the guide 1.72), so that they seldom agree: 1.0
+    tokens a pass at tolerance 1 and 1.6 at 0.05, at a likelihood that plain denoising has with 2 to 4 tokens a pass.
+Differs: where the two disagree, the diffusion model's own token stays; the authors' code takes the guide's there.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from tokloom.attention.kv_store import Step
+from tokloom.decode.denoise import Denoiser, Proposals, Unmasking
+from tokloom.errors import CompositionError
+from tokloom.models.load import load
+from tokloom.registry import method
+
+if TYPE_CHECKING:
+    import torch
+
+    from tokloom.engine.host import Host
+    from tokloom.models.language_model import LanguageModel
+
+
+@cache
+def loaded(name: str) -> LanguageModel:
+    """One copy of each guide for all requests."""
+    return load(name)
+
+
+@method(stage="decode")
+class GuidedDiffusion(Denoiser):
+    guide: str
+    """An autoregressive model of the same vocabulary: name, folder, GGUF file or hub id, as of `tokloom.load`."""
+    tolerance: float = Field(default=1.0, gt=0, le=1)
+    """How near the guide's likeliest token a proposal must come; 1 takes only that one."""
+    block: int = Field(default=32, ge=1)
+    """Tokens that are denoised together."""
+
+    def start(self, host: Host) -> Unmasking:
+        guide = loaded(self.guide)
+        if guide.vocabulary.token_bytes != host.model.vocabulary.token_bytes:
+            raise CompositionError(f"guide {self.guide}", host.model.name, "their vocabularies differ")
+        return Guided(host.beside(guide), self.tolerance)
+
+
+class Guided(Unmasking):
+    """The guide with what it has read."""
+
+    def __init__(self, host: Host, tolerance: float) -> None:
+        super().__init__()
+        self.host, self._margin = host, math.log(tolerance)
+        self.counts = {"guide passes": 0, "guide agreed": 0}
+        self._read: list[int] = []
+        self._store = host.open(0)
+
+    def choose(self, proposals: Proposals) -> list[int]:
+        text, first = proposals.filled(), proposals.places[0]
+        if first == 0:  # nothing that the guide could begin with
+            return [0]
+        logits = self._after(text, first)  # row i: of the token at first + i
+        index = {place: i for i, place in enumerate(proposals.places)}
+        taken: list[int] = []
+        for place in range(first, len(text)):
+            if place not in index:
+                continue
+            row = logits[place - first]
+            if float(row[text[place]] - row.max()) < self._margin:
+                break
+            taken.append(index[place])
+        self.counts["guide agreed"] += len(taken)
+        return taken or [0]
+
+    def _after(self, text: list[int], first: int) -> torch.Tensor:
+        """What the guide says of the tokens from `first` on, given those before each: logits (rows, vocabulary)."""
+        common = 0
+        for held, token in zip(self._read[: first - 1], text, strict=False):
+            if held != token:
+                break
+            common += 1
+        common = self._store.rewind(common)
+        rows = text[common:-1]
+        step = Step(tuple(range(common, common + len(rows))), self.host.model.device)
+        logits = self.host.forward(self._store, rows, step).logits
+        self._read = text[:-1]
+        self.counts["guide passes"] += 1
+        return logits[first - 1 - common :]

@@ -1,0 +1,75 @@
+"""A request whose output is found by a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING
+
+from tokloom import registry
+from tokloom.decode.stage import Candidate, Search, Verifier
+from tokloom.engine.branch import Branch
+from tokloom.engine.request import Chunk
+from tokloom.errors import CompositionError
+from tokloom.ledger import Row
+
+if TYPE_CHECKING:
+    from tokloom.decode.stage import Drafter
+    from tokloom.engine.open_request import OpenRequest, Progress
+    from tokloom.models.language_model import LanguageModel
+
+
+class Written(Verifier):
+    """A user's own function of the text as a verifier."""
+
+    name = "function"
+
+    def __init__(self, function: Callable[[str], float]) -> None:
+        self.function = function
+
+    def score(self, model: LanguageModel, candidates: Sequence[Candidate]) -> list[float]:
+        return [float(self.function(each.text)) for each in candidates]
+
+
+def verifier_of(search: Search, given: str | Verifier | Callable[[str], float] | None) -> Verifier:
+    """The verifier of a search: the one given, or the one in its options."""
+    if given is None:
+        given = str(getattr(search, "verifier", "log_probability"))
+    if callable(given) and not isinstance(given, Verifier):
+        return Written(given)
+    return registry.build(given, Verifier, "verifier")
+
+
+def check_search(search: Search | None, verifier: object, drafter: Drafter | None) -> None:
+    """Raises CompositionError if these don't go together."""
+    if search is not None and drafter is not None:
+        raise CompositionError(search.name, drafter.name, "a search goes on from one text in several ways at once")
+    if search is None and verifier is not None:
+        raise CompositionError("a verifier", "decoding without a search", "there is nothing to choose among")
+
+
+def searched(
+    search: Search, verifier: Verifier, request: OpenRequest, progress: Progress | None
+) -> Generator[Chunk, None, Branch]:
+    """Runs one request; the text comes in one piece when it has been found."""
+    logits = request.prefill(progress)
+    row = Row("decode", f"{search.name} by {verifier.name}")
+    request.ledger.rows.append(row)
+    judged = 0
+
+    def judge(branches: Sequence[Branch]) -> list[float]:
+        nonlocal judged
+        judged += len(branches)
+        candidates = [
+            Candidate(request.tokens, each.text, each.tokens, each.logprob, each.ended is not None) for each in branches
+        ]
+        return verifier.score(request.prediction.host.model, candidates)
+
+    with request.ledger.clock(row):
+        prompt = request.prediction.prompt(request.tokens)
+        root = Branch(request.prediction, prompt, logits, request.sampling, request.matcher)
+        found = search.run(root, judge)
+        found.stream.finish()
+    row.tokens_out, row.forward_passes = len(found.tokens), found.account.passes
+    row.counts = {"judged": judged, "branches": found.account.branches, "rows": found.account.rows}
+    yield Chunk(found.text, found.tokens)
+    return found

@@ -1,0 +1,52 @@
+"""FASA against its formula: contextual agreement counted by hand, scores over chosen chunks, all chunks are exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.attention.selecting import best, calibration, check, grouped, votes
+from tests.attention.test_select import LEFT, POLICY, exact
+from tokloom.attention.fasa import Fasa, agreement
+from tokloom.models.language_model import LanguageModel
+
+
+def test_agreement_equals_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys, queries = torch.randn(2, 64, 8, generator=generator), torch.randn(4, 5, 8, generator=generator)
+    rated = agreement(keys, queries)
+    for head in range(4):
+        for i in range(4):
+            overlaps = []
+            for q in queries[head]:
+                whole = {j: float(q @ keys[head // 2, j]) for j in range(64)}
+                part = {
+                    j: float(q[i] * keys[head // 2, j, i] + q[i + 4] * keys[head // 2, j, i + 4]) for j in range(64)
+                }
+                overlaps.append(len(set(best(whole, 4)) & set(best(part, 4))) / 4)
+            assert float(rated[head, i]) == pytest.approx(sum(overlaps) / 5)
+
+
+def test_a_chunk_that_decides_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys, queries = torch.randn(1, 200, 8, generator=generator), torch.randn(1, 9, 8, generator=generator)
+    keys[..., [2, 6]] *= 20
+    assert int(agreement(keys, queries)[0].argmax()) == 2
+
+
+def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
+    policy = Fasa(**POLICY, chunks=3)
+    dims = [found["dims"] for found in calibration(tiny_llama, policy)]
+
+    def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
+        return [
+            set(best(votes(q[:, dims[layer][h]], k[:, dims[layer][h]], candidates, 0.25), LEFT))
+            for h, (q, k) in enumerate(grouped(queries, keys))
+        ]
+
+    assert all(d.shape == (2, 6) and bool((d[:, :3] + 8 == d[:, 3:]).all()) for d in dims)
+    check(tiny_llama, policy, chosen)
+
+
+def test_all_chunks_are_exact(tiny_llama: LanguageModel) -> None:
+    check(tiny_llama, Fasa(**POLICY, chunks=99), exact)

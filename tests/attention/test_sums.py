@@ -1,0 +1,51 @@
+"""What a policy gets that asks for sums: those of the probabilities that it would get, accepted rows only."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.attention.test_attend import some_tokens, step_at
+from tests.attention.test_ragged import VARIANTS, Ragged, shared
+from tokloom.attention import attend
+from tokloom.attention.kv_store import KVLayer, Step
+from tokloom.engine.forward import forward, new_store, prefill
+
+
+class Summing(Ragged):
+    needs = ("attention_sums",)
+
+    def seen(self, layer: KVLayer, weights: torch.Tensor) -> torch.Tensor:
+        return weights
+
+    def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
+        assert weights is not None
+        sums = self.seen(layer, weights)
+        assert sums.shape == (1, layer.kv_heads, layer.count)
+        layer.slot_memory("score").add_(sums)
+
+
+class Weighing(Summing):
+    needs = ("attention_weights",)
+
+    def seen(self, layer: KVLayer, weights: torch.Tensor) -> torch.Tensor:
+        return weights.unflatten(1, (layer.kv_heads, -1)).sum((2, 3), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_sums_are_those_of_the_probabilities(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "MOST_WEIGHTS", 1000)  # some rows at a time
+    model, stores = shared(kind), []
+    for policy in (Summing(), Weighing()):
+        store = new_store(model, policy, 0)
+        for _ in prefill(model, store, some_tokens(model, 150), 70):
+            pass
+        forward(model, store, [7], step_at(model, 150), all_logits=True)
+        step = Step((151, 152, 152), model.device, parents=(-1, 0, 0))
+        forward(model, store, [3, 4, 5], step, all_logits=True)
+        store.accept([0, 2])
+        stores.append(store)
+    for summed, weighed in zip(*(store.layers for store in stores), strict=True):
+        if summed.window is None:
+            assert summed.slot_memory("score").abs().sum() > 0
+        torch.testing.assert_close(summed.slot_memory("score"), weighed.slot_memory("score"), atol=1e-4, rtol=1e-4)
