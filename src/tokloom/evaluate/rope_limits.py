@@ -7,7 +7,8 @@ Formula: q and k of real text, rotation undone, score s(n) = Re sum_i q_i conj(k
     higher at n scores higher at m too, both uniform in `context`. By chance both are 0.5.
 Shapes: `draws` pairs a layer and KV head and example; scores 0 to 1.
 Effect: the paper proves that both fall towards 0.5 as contexts grow, and that a larger base trades one for the other.
-    On SmolLM2-135M at contexts of 16 / 1,024 / 65,536, consistency is 0.91 / 0.82 / 0.58 and locality 0.79 / 0.82 / 0.43.
+    On SmolLM2-135M at contexts of 16 / 1,024 / 65,536, consistency is 0.91 / 0.82 / 0.58 and locality 0.79 / 0.82 /
+    0.43.
 Differs: read from the paper's abstract; the distances' distribution is ours. Both keys are put at the same distance.
 """
 
