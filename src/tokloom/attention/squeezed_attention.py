@@ -1,11 +1,11 @@
 """Squeezed Attention clusters the keys of a fixed context once; queries then load only clusters that matter to them.
 
 Paper: P102. Squeezed Attention: Accelerating Long Context Length LLM Inference. arXiv:2411.09688
-Formula: offline, per KV head, k-means over normalised keys; centroid c_i is the mean of the N_i raw keys of cluster i.
-    A query q gives cluster i the score exp(q c_i / sqrt(d)) / sum_j N_j exp(q c_j / sqrt(d)) and attends to the keys of
-    clusters that reach a threshold T, the same for all layers and heads: the `sparsity` quantile over all keys of the
-    scores that the context's last `observed` queries give on average. Coarse clusters of the centroids are compared first,
-    in the same way with a threshold of their own; the sum then runs over what is left.
+Formula: offline, per KV head, k-means over normalised keys; centroid c_i is the mean of the N_i raw keys of cluster
+    i. A query q gives cluster i the score exp(q c_i / sqrt(d)) / sum_j N_j exp(q c_j / sqrt(d)) and attends to the
+    keys of clusters that reach a threshold T, the same for all layers and heads: the `sparsity` quantile over all
+    keys of the scores that the context's last `observed` queries give on average. Coarse clusters of the centroids
+    are compared first, in the same way with a threshold of their own; the sum then runs over what is left.
 Shapes: q (batch, heads, rows, d), centroids (batch, kv_heads, clusters, d), chosen slots (batch, kv_heads, rows, n).
 Effect: the paper attends to a third of the context without loss, to an eighth at 0.5 points. Because T is global,
     heads and layers get different shares. On SmolLM2-135M a needle among 900 tokens is read at a sparsity of 0.9 (17%

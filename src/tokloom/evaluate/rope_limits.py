@@ -2,9 +2,9 @@
 
 Paper: P15. RoPE Distinguishes Neither Positions Nor Tokens in Long Contexts, Provably. arXiv:2605.15514
 Formula: q and k of real text, rotation undone, score s(n) = Re sum_i q_i conj(k_i) e^(i n f_i) at a distance of n
-    tokens, over complex pairs. locality: the share of draws in which s(n) > s(m), n uniform in the nearer half of `context` and
-    m in the farther half. consistency: for two keys of one query, the share of draws in which the key that scores
-    higher at n scores higher at m too, both uniform in `context`. By chance both are 0.5.
+    tokens, over complex pairs. locality: the share of draws in which s(n) > s(m), n uniform in the nearer half of
+    `context` and m in the farther half. consistency: for two keys of one query, the share of draws in which the key
+    that scores higher at n scores higher at m too, both uniform in `context`. By chance both are 0.5.
 Shapes: `draws` pairs a layer and KV head and example; scores 0 to 1.
 Effect: the paper proves that both fall towards 0.5 as contexts grow, and that a larger base trades one for the other.
     On SmolLM2-135M at contexts of 16 / 1,024 / 65,536, consistency is 0.91 / 0.82 / 0.58 and locality 0.79 / 0.82 /
