@@ -36,7 +36,10 @@ REQUIRED = {
 }
 TEXT = "The baker lives in house 7. It is a quiet street, and the miller sings. one two three four five six seven " * 12
 # Options, where a policy has them, with which its budget bites on the short texts of the tiny models.
-SMALL = {"budget": 28, "interval": 4, "sink": 2, "local": 8, "window": 4, "page": 4, "block": 4, "longest": 8}
+SMALL = {
+    "budget": 24, "interval": 4, "sink": 2, "local": 8, "window": 4, "longest": 5, "page": 8, "block": 4, "batch": 16,
+    "observed": 8,
+}  # fmt: skip
 PROMPT = "one two three four five six seven one two three four five six seven one two three"
 
 

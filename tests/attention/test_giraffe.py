@@ -123,7 +123,7 @@ def test_what_can_not_be_scaled_is_refused(tiny_llama: LanguageModel) -> None:
         "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     }
     dynamic = tiny_models.random_model(LlamaForCausalLM, LlamaConfig(**config))
-    with pytest.raises(UnsupportedModelError, match="giraffe can't scale dynamic"):
+    with pytest.raises(UnsupportedModelError, match="giraffe can't work on dynamic"):
         Engine(LanguageModel("dynamic", dynamic, tiny_llama.tokenizer), rope="giraffe")
 
 

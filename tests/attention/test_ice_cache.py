@@ -11,7 +11,7 @@ from tests.attention.steps import check_trees, read
 from tests.attention.test_attend import reference_logits, some_tokens
 from tokloom import Engine
 from tokloom.attention.attend import attention_scores
-from tokloom.attention.ice_cache import PAGE, IceCache, balanced_clusters
+from tokloom.attention.ice_cache import IceCache, balanced_clusters
 from tokloom.attention.kv_layer import KVLayer
 from tokloom.attention.kv_store import Step
 from tokloom.attention.stage import AttentionPolicy
@@ -19,6 +19,7 @@ from tokloom.engine.forward import new_store, prefill
 from tokloom.errors import SpecError
 from tokloom.models.language_model import LanguageModel
 
+PAGE = 16
 POLICY = {"budget": 60, "sink": 2, "local": 6, "batch": 32}
 
 
@@ -26,7 +27,7 @@ POLICY = {"budget": 60, "sink": 2, "local": 6, "batch": 32}
 @given(seed=st.integers(0, 10**6), pages=st.integers(1, 6))
 def test_pages_are_full(seed: int, pages: int) -> None:
     keys = torch.randn(2, pages * PAGE, 4, generator=torch.Generator().manual_seed(seed))
-    labels = balanced_clusters(keys)
+    labels = balanced_clusters(keys, PAGE)
     for head in labels:
         assert torch.bincount(head, minlength=pages).tolist() == [PAGE] * pages
 
@@ -37,7 +38,7 @@ def test_similar_keys_share_a_page() -> None:
     order = torch.argsort(torch.arange(64) % 4)  # 16 of each kind, shuffled evenly
     kinds[order] = torch.arange(4).repeat_interleave(PAGE)
     keys = torch.eye(8)[kinds][None] * 3 + 0.01 * torch.randn(1, 64, 8, generator=generator)
-    labels = balanced_clusters(keys)[0]
+    labels = balanced_clusters(keys, PAGE)[0]
     spread = sum(keys[0, labels == page].var(0).sum() for page in range(4))
     by_position = sum(keys[0, page * PAGE : (page + 1) * PAGE].var(0).sum() for page in range(4))
     assert spread < 0.5 * by_position
@@ -73,7 +74,7 @@ def test_the_choice_is_that_of_the_formula(tiny_llama: LanguageModel, seen: int)
         keys = layer.keys[0, head, :seen]
         labels: list[int] = []
         for first in range(0, whole, 32):
-            labels += (balanced_clusters(keys[None, first : first + 32])[0] + first // PAGE).tolist()
+            labels += (balanced_clusters(keys[None, first : first + 32], PAGE)[0] + first // PAGE).tolist()
         picked = found[0, head, 0]
         assert set(picked[picked >= 0].tolist()) == by_hand(
             seen, queries[0, 2 * head : 2 * head + 2, 0], keys, labels, whole
@@ -113,15 +114,17 @@ class Last(AttentionPolicy):
 
 @pytest.mark.model
 def test_effect_pages_hold_more_of_the_attention_than_pages_by_position(smollm2: LanguageModel, alice: str) -> None:
-    """At equal pages: the mass of dense attention that the chosen pages hold, over all layers and heads."""
+    """The share of dense attention, sinks and local window aside, that 6 of 64 pages hold, over all layers."""
     watch, tokens = Last(), smollm2.encode(alice[20000:24500])[:1024]
     for _ in prefill(smollm2, new_store(smollm2, watch, 0), tokens, 1024):
         pass
     totals = dict.fromkeys(("similar", "mean", "quest"), 0.0)
     for queries, keys in watch.seen:
         mass = attention_scores(queries, keys, 64**-0.5, None).softmax(-1).sum(2)[0, :, 0]  # (kv_heads, slots)
+        mass[:, :4] = mass[:, -32:] = 0  # attended anyway
+        mass = mass / mass.sum(-1, keepdim=True)
         grouped = queries[0].view(3, 3, 64)
-        labels = torch.cat([balanced_clusters(keys[0, :, i : i + 512]) + i // PAGE for i in (0, 512)], dim=1)
+        labels = torch.cat([balanced_clusters(keys[0, :, i : i + 512], PAGE) + i // PAGE for i in (0, 512)], dim=1)
         by_position = (torch.arange(1024) // PAGE).expand(3, -1)
         for name, page in (("similar", labels), ("mean", by_position), ("quest", by_position)):
             index = page[..., None].expand(3, 1024, 64)
@@ -135,9 +138,9 @@ def test_effect_pages_hold_more_of_the_attention_than_pages_by_position(smollm2:
                 score = grouped @ mean.transpose(1, 2)
             best = score.amax(1).topk(6, -1).indices  # 6 of 64 pages
             chosen = (page[..., None] == best[:, None]).any(-1)
-            totals[name] += float((mass * chosen).sum())
-    assert totals["similar"] > 1.05 * totals["mean"], totals
-    assert totals["similar"] > 1.05 * totals["quest"], totals
+            totals[name] += float((mass * chosen).sum()) / 90
+    assert totals["similar"] > 1.4 * totals["mean"], totals
+    assert totals["similar"] > 1.4 * totals["quest"], totals
 
 
 @pytest.mark.model

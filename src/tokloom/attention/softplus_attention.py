@@ -6,8 +6,9 @@ Formula: row i sees N tokens. Normalisation: a_ij = softmax_j(q_i k_j / sqrt(d))
     w_ij = r_ij / sum_j r_ij, r_ij = max(N a_ij - offset, 0)^power; a row without any r_ij > 0 keeps a_ij.
 Shapes: q (batch, heads, rows, d), weights (batch, heads, rows, slots).
 Effect: the paper trains with both stages and keeps its loss at 16 times the trained length. Without training on
-    SmolLM2-135M the first stage can't be swapped (perplexity in the thousands), and the second costs perplexity inside
-    the window, the more the higher the power: what it is good for needs the paper's training.
+    SmolLM2-135M, loss a token over 100 tokens after 600: dense 3.318; power 1.1: 3.325, 1.2: 3.356, 1.5: 3.500; offset
+    0.1 at power 1: 3.309; softplus in place of softmax 4.84, with power 15 and offset 1 besides 7.35. So the
+    re-weighting is nearly free at small powers, but both stages in full need the paper's training.
 Differs: only the re-weighting is free of training, so softmax is the default normalisation. The scale's constants are
     reconstructed from summaries, and the offset is counted in shares of an even distribution.
 """
@@ -39,7 +40,7 @@ class SoftplusAttention(AttentionPolicy):
 
     normalisation: Literal["softmax", "softplus"] = Field(default="softmax")
     """The first stage; softplus only for models trained with it."""
-    power: float = Field(default=1.2, ge=1)
+    power: float = Field(default=1.1, ge=1)
     """Exponent of the re-weighting; with offset 0, 1 changes nothing."""
     offset: float = Field(default=0.0, ge=0)
     """Weights below this many even shares become zero."""
