@@ -9,7 +9,11 @@ Formula: a KV head's long-range mass is the attention of a calibration text's qu
     closest q k of that rank; then `steps` steps of Adam on KL(softmax(q k) || softmax(q' k')). Step: top-p (`mass`)
     over softmax(q' k'), at most `budget` tokens.
 Shapes: A (heads, d, dims), B (kv_heads, d, dims), index (batch, kv_heads, slots, dims).
-Effect: the paper transfers models within some hundred steps, nearly without loss. EFFECT
+Effect: the paper transfers models within some hundred steps, nearly without loss. Here, with 160 of 1,680 slots of a
+    book, recall of the dense top-k is 0.23 (0.08 at random; layers, heads and four tokens together), and digits of
+    needles at 96 of 960 slots are right in 0.50 (dense 1.00, sinks and recent tokens 0.19; four examples). Its indexer
+    is fitted once by least squares and not trained, its top-p takes 0.44 of the budget, and heads that are taken for
+    local see recent tokens only.
 Differs: the indexer works on rotated queries and keys, as the store has them, and is trained once per model on a text
     of 1k tokens in seconds; the model's weights stay as they are. Classes are those of KV heads (the group's largest
     mass), whose query heads share the keys. Local heads keep their keys in the store.

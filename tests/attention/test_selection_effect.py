@@ -1,0 +1,44 @@
+"""What indexes are for: they find the tokens that exact attention would, on real keys and queries."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.attention.selecting import compare
+from tokloom import Engine, registry
+from tokloom.attention.selection import Selecting
+from tokloom.evaluate.needle import Needle
+from tokloom.models.language_model import LanguageModel
+
+BUDGET = 160
+INDEXES = ("fasa", "hisa", "misa", "quest", "rtpurbo", "act_qkv")
+
+
+@pytest.mark.model
+def test_recall_of_the_dense_top_k(smollm2: LanguageModel, alice: str) -> None:
+    """Every index finds far more of the dense top-k than slots drawn at random would; top-p holds nearly all of its
+    attention with fewer slots."""
+    options = f"budget={BUDGET},sink=4,local=32"
+    text = alice[20_000:26_000]
+    exact = registry.build(f"select:{options}", Selecting, "exact")
+    others = {name: registry.build(f"{name}:{options}", Selecting, name) for name in (*INDEXES, "top_p")}
+    found = compare(smollm2, text, exact, others)
+    at_random = (BUDGET - 36) / len(smollm2.encode(text))
+    for name in INDEXES:
+        assert found[name].recall > 2.5 * at_random, name
+    assert min(found[name].recall for name in ("fasa", "hisa", "misa")) > 0.5
+    assert found["top_p"].share > 0.95
+    assert found["top_p"].chosen < 0.95 * found["top_p"].exact
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("method", ["select", "fasa", "hisa"])
+def test_needles_at_a_tenth_of_the_slots(smollm2: LanguageModel, method: str) -> None:
+    task = Needle(length=960, generate=False, repeats=1, depths=(0.5,))
+    (example,) = task.examples(smollm2)
+    digits = {
+        spec: task.run(Engine(smollm2, attention=spec), example).scores["digit_accuracy"]
+        for spec in (f"{method}:budget=96", "streaming_llm:budget=96")
+    }
+    assert digits[f"{method}:budget=96"] >= 0.95
+    assert digits["streaming_llm:budget=96"] < 0.5
