@@ -39,8 +39,9 @@ $(VENV)/.installed: $(VENV)/.dependencies CMakeLists.txt $(wildcard cpp/*)
 	$(PIP) install --no-build-isolation --no-deps -e .
 	touch $@
 
+# One thread in each of two workers: most tests are too small for two threads.
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 paper: setup
 	$(BIN)/python -m pytest -q -m paper

@@ -112,7 +112,7 @@ def test_interrupt_tells_how_to_resume(run: Run, called: dict[str, Any]) -> None
     ("changes", "words"),
     [
         ({"--methods": "top_kk"}, ("'top_kk'", "Did you mean 'top_k'")),
-        ({"--tasks": "squadd"}, ("Did you mean 'squad'?",)),
+        ({"--tasks": "squadd"}, ("Did you mean 'squad'",)),
         ({"--methods": "top_k,,x"}, ("specs='top_k,,x'",)),
         ({"--budgets": "1,many"}, ("--budgets='1,many'", "128,256,512")),
         ({"--limit": "0"}, ("--limit='0'", "1")),
