@@ -165,7 +165,7 @@ def citations(spans: Sequence[Span], width: int) -> RenderableType:
     """The cited passages, numbered as they are in the prompt."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="cyan", no_wrap=True, justify="right")
-    grid.add_column()
+    grid.add_column(overflow="fold")
     for i, span in enumerate(spans, 1):
         quoted = Text(excerpt(span.text, width - len(f"[{len(spans)}] ")), style="dim")
         grid.add_row(Text(f"[{i}]"), Group(place(span), quoted))
@@ -180,7 +180,7 @@ def trace(selection: Selection) -> RenderableType:
     """Why each span was taken or left, in the order of the decisions."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
-    grid.add_column()
+    grid.add_column(overflow="fold")
     for decision in selection.trace:
         verdict = Text("taken", style="green") if decision.taken else Text("left", style="yellow")
         reason = Text(decision.reason)
