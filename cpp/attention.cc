@@ -391,7 +391,7 @@ const AttentionKernels& attention_kernels() {
   static const AttentionKernels& chosen = []() -> const AttentionKernels& {
 #if defined(__x86_64__)
     const std::string name = kernels().name;
-    if (name == "avx512") return attention_avx512();
+    if (name == "amx" || name == "avx512") return attention_avx512();
     if (name == "avx2") return attention_avx2();
 #endif
     return attention_portable();

@@ -9,6 +9,11 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 #include "packing.h"
@@ -31,6 +36,21 @@ char* aligned(std::size_t bytes) {
   return static_cast<char*>(memory);
 }
 
+#if defined(__x86_64__)
+// The processor multiplies tiles of bfloat16, and the system lets this process use them.
+bool tiles_allowed() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned kBfloat = 1u << 22, kTiles = 1u << 24;  // of leaf 7, edx
+  constexpr long kRequest = 0x1023, kTileData = 18;          // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kBfloat) || !(d & kTiles)) return false;
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 const Kernels& choose() {
   const char* asked = std::getenv("TOKLOOM_KERNELS");
   const std::string name = asked ? asked : "";
@@ -40,7 +60,8 @@ const Kernels& choose() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vnni");
-  if (avx512 && (name.empty() || name == "avx512")) return kernels_avx512();
+  if (avx512 && (name.empty() || name == "amx") && tiles_allowed()) return kernels_amx();
+  if (avx512 && (name.empty() || name == "amx" || name == "avx512")) return kernels_avx512();
   if (avx2 && name != "portable") return kernels_avx2();
 #endif
   return kernels_portable();
@@ -119,15 +140,15 @@ PackedMatrix::PackedMatrix(const std::uint8_t* gguf, int type, std::size_t outpu
 void PackedMatrix::prepare(Rows& rows, int threads, ParallelFor split) const {
   const int wanted = bits(rows.rows);
   if (!layout(kind_).group || rows.bits == wanted) return;
-  if (wanted == 24 && rows.rows > kFewRows) return;  // see run_widened
+  const Kernels& set = kernels();
+  if (wanted == 24 && rows.rows > set.few_rows) return;  // see run_widened
   rows.bits = wanted;
-  rows.levels.resize(rows.rows * inputs_ * 4);
+  rows.levels.resize(rows.rows * inputs_ * set.level_bytes);
   rows.scales.resize(rows.rows * inputs_ / kGroup);
   rows.shifts.resize(rows.rows * kParts * inputs_ / 16);
   rows.sums.resize(rows.rows * inputs_ / 16);
-  const Quantize quantize = kernels().quantize;
   split(rows.rows, 16, threads, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) quantize(rows, row);
+    for (std::size_t row = begin; row < end; ++row) set.quantize(rows, row);
   });
 }
 

@@ -64,7 +64,7 @@ struct Rows {
   const float* x;
   std::size_t rows, inputs;
   int bits = 0;                        // of a level of x: 24 or 8, 0 while there are none
-  std::vector<std::int8_t> levels{};   // of every row 4 * inputs bytes, as the instruction set's kernel reads them
+  std::vector<std::int8_t> levels{};   // as the instruction set's kernel reads them; see `Kernels::level_bytes`
   std::vector<float> scales{};         // (rows, inputs / 32)
   std::vector<std::int32_t> shifts{};  // (rows, kParts, inputs / 16): -128 times the sum of each part of the levels
   std::vector<float> sums{};           // (rows, inputs / 16): of the values that the levels stand for
@@ -96,6 +96,8 @@ struct Elementwise {
 
 struct Kernels {
   const char* name;
+  std::size_t level_bytes;  // of an input of x
+  std::size_t few_rows;     // up to which rows of 24 bits are quantized; beyond it they are multiplied as floats
   Quantize quantize;
   Elementwise elementwise;
   Kernel f32, bf16;
@@ -104,11 +106,13 @@ struct Kernels {
   Kernel of(Kind kind, int bits) const;
 };
 
+const Kernels& kernels_amx();
 const Kernels& kernels_avx512();
 const Kernels& kernels_avx2();
 const Kernels& kernels_portable();
 
-// The best set that this processor runs, or the one that TOKLOOM_KERNELS ("avx512", "avx2", "portable") asks for.
+// The best set that this processor runs, or the one that TOKLOOM_KERNELS ("amx", "avx512", "avx2", "portable")
+// asks for.
 const Kernels& kernels();
 
 // A matrix (outputs, inputs) in packed form. Immutable, so that threads may share it.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokloom.grammar.expression import Grammar
 
 def kernels() -> str:
-    """The instruction set that the matrix kernels use: "avx512", "avx2" or "portable". The best that the
+    """The instruction set that the matrix kernels use: "amx", "avx512", "avx2" or "portable". The best that the
     processor has, or what the environment variable TOKLOOM_KERNELS asks for."""
 
 class PackedMatrix:

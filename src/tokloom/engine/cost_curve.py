@@ -1,7 +1,7 @@
 """How long a forward pass takes by its number of rows, measured on the machine at hand.
 
 The curve decides how many drafted tokens are worth verifying in one pass. It is measured once a
-model, precision, device and number of threads, and kept in the user's cache directory.
+model, precision, device, instruction set and number of threads, and kept in the user's cache directory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tokloom._core import kernels
 from tokloom.atomic import write_atomic
 from tokloom.attention.dense import Dense
 from tokloom.attention.kv_store import Step
@@ -76,7 +77,7 @@ def load_or_measure(model: LanguageModel) -> CostCurve:
     parameters = sum(p.numel() for p in model.model.parameters())
     identity = [
         type(model.model).__name__, parameters, str(model.dtype), model.weights, str(model.device),
-        torch.get_num_threads(), torch.__version__, *WIDTHS,
+        torch.get_num_threads(), torch.__version__, kernels(), *WIDTHS,
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     path = cache_dir() / "cost_curves" / f"{name}.json"
