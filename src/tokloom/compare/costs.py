@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokloom.engine.engine import Score
-    from tokloom.engine.request import Result
+    from tokloom.engine.request import Result, Score
 
 _COUNTS = ("seen", "held", "attended", "attendable", "drafted", "accepted")
 

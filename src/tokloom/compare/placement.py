@@ -16,8 +16,8 @@ from tokloom.decode.stage import Constraint, Drafter, Predictor, Search, Verifie
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
-    from tokloom.engine.engine import Engine, Score
-    from tokloom.engine.request import Result
+    from tokloom.engine.engine import Engine
+    from tokloom.engine.request import Result, Score
     from tokloom.models.language_model import LanguageModel
 
 PLACES: dict[type, str] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,22 +16,23 @@ from tokloom.attention.kv_store import PRECISIONS, Step
 from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
-from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
+from tokloom.context.stage import ContextSelector, Document
 from tokloom.decode import stage as decode_stage
 from tokloom.decode.denoise import Denoiser, DenoisingCache
 from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor, Search, Verifier
 from tokloom.engine.denoising import Way, denoise
+from tokloom.engine.documents import prompt_over
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
 from tokloom.engine.open_request import OpenRequest, Writer, account, prefill
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prefix_cache import PrefixCache
-from tokloom.engine.prompt import check_messages, question_over_context
-from tokloom.engine.request import Chunk, Result, Sampling
+from tokloom.engine.prompt import check_messages
+from tokloom.engine.request import Chunk, Result, Sampling, Score, Stream
 from tokloom.engine.searching import check_search, searched, verifier_of
 from tokloom.engine.together import run_together
 from tokloom.errors import ArgumentError, BudgetError, CompositionError
-from tokloom.ledger import Ledger, Saving
+from tokloom.ledger import Ledger
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load, refuse_options
@@ -44,43 +45,6 @@ if TYPE_CHECKING:
 
 ONE_PROMPT = 2**62
 """A limit that no prompt's KV store reaches."""
-
-MINIMUM_CONTEXT = 32
-"""Tokens that a selection must at least have: less can't hold a sentence with its citation."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest).
-
-    prompt_tokens: length of the prompt in tokens."""
-
-    tokens: tuple[int, ...]
-    prompt_tokens: int
-    logprobs: tuple[float, ...]
-    ranks: tuple[int, ...]
-    ledger: Ledger
-
-
-class Stream:
-    """The chunks of one output, as an iterator; `result` is there once it is exhausted."""
-
-    def __init__(self, chunks: Iterator[Chunk]) -> None:
-        self._chunks = chunks
-        self._result: Result | None = None
-
-    def __iter__(self) -> Stream:
-        return self
-
-    def __next__(self) -> Chunk:
-        return next(self._chunks)
-
-    @property
-    def result(self) -> Result:
-        """The result. Raises RuntimeError while chunks are left."""
-        if self._result is None:
-            raise RuntimeError("the stream has a result only after its last chunk: iterate to the end first")
-        return self._result
 
 
 class Engine:
@@ -345,50 +309,6 @@ class Engine:
             row.tokens_out = len(tokens)
         return tokens
 
-    def _over_documents(
-        self, question: str, documents: Sequence[Document | str | Path], sampling: Sampling, ledger: Ledger
-    ) -> tuple[list[int], Selection]:
-        if not question.strip():
-            raise ArgumentError("prompt", question, "a question that is not empty")
-        texts = _read(documents)
-        budget, window = self.context.budget, self.model.window
-        if budget + sampling.max_new_tokens > window:
-            raise BudgetError(
-                "budget", budget, f"at most {window - sampling.max_new_tokens}: {self.model.name} has a window of "
-                f"{window} tokens, and max_new_tokens takes {sampling.max_new_tokens} of it",
-            )  # fmt: skip
-        instruction = len(question_over_context(self.model, question, ""))
-        if instruction > budget:
-            raise BudgetError(
-                "budget", budget, f"at least {instruction + MINIMUM_CONTEXT}: the question with its instructions alone "
-                f"takes {instruction} tokens", "Raise the budget or shorten the question.",
-            )  # fmt: skip
-        if budget - instruction < MINIMUM_CONTEXT:
-            raise BudgetError(
-                "budget", budget, f"at least {instruction + MINIMUM_CONTEXT}: {instruction} tokens for the question "
-                f"with its instructions and {MINIMUM_CONTEXT} for the smallest context",
-            )  # fmt: skip
-        with ledger.stage("context", self.context.name) as row:
-            row.tokens_in = sum(self.model.count(document.text) for document in texts)
-            left = budget - instruction
-            while True:
-                request = ContextRequest(question, texts, left, self.model.count, self._embed, self.model)
-                selection = self.context.select(request)
-                context = selection.render()
-                tokens = question_over_context(self.model, question, context)
-                if len(tokens) <= budget:
-                    break
-                left -= len(tokens) - budget  # tokens can differ where context and template meet
-            row.tokens_out = self.model.count(context)
-            row.counts = {"spans": len(selection.spans), "considered": len(selection.trace)}
-            row.savings = [Saving("prompt tokens", row.tokens_in, row.tokens_out)]
-        with ledger.stage("tokenize", "model") as tokenized:
-            tokens = question_over_context(self.model, question, context)
-            tokenized.tokens_in = row.tokens_out
-            tokenized.tokens_out = len(tokens)
-            tokenized.counts = {"instruction": len(tokens) - row.tokens_out}
-        return tokens, selection
-
     def _predict(
         self, new_tokens: int, watch: Watcher | None = None, prefixes: PrefixCache | None = None
     ) -> Prediction:
@@ -428,7 +348,9 @@ class Engine:
                 raise ArgumentError(
                     "documents", "given with messages", "a question as prompt= when documents are given"
                 )
-            tokens, selection = self._over_documents(prompt, documents, sampling, ledger)
+            tokens, selection = prompt_over(
+                documents, prompt, self.context, self.model, self._embed, sampling.max_new_tokens, ledger
+            )
         else:
             tokens = self._plain_prompt(prompt, messages, ledger)
         self._check_window(prediction.prompt(tokens), prediction.window)
@@ -473,16 +395,3 @@ class Engine:
             **({"rope": registry.spec_of(self.model.rope)} if self.model.rope is not None else {}),
             **specs,
         }
-
-
-def _read(documents: Sequence[Document | str | Path]) -> list[Document]:
-    from tokloom.context.reader import read
-
-    if isinstance(documents, (str, Path, Document)):
-        documents = [documents]
-    texts: list[Document] = []
-    for item in documents:
-        texts.extend([item] if isinstance(item, Document) else read(item))
-    if not texts:
-        raise ArgumentError("documents", list(documents), "at least one document")
-    return texts

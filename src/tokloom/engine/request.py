@@ -1,8 +1,9 @@
-"""What goes into a request and what comes out: sampling parameters, chunks of a stream, the result."""
+"""What goes into a request and what comes out: sampling parameters, a stream and its chunks, the result, a score."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -116,3 +117,37 @@ class Result:
             ],
             "ledger": self.ledger.as_json(),
         }
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the model rates a continuation, one entry a token: log-probability (natural) and rank (0 is likeliest).
+
+    prompt_tokens: length of the prompt in tokens."""
+
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    logprobs: tuple[float, ...]
+    ranks: tuple[int, ...]
+    ledger: Ledger
+
+
+class Stream:
+    """The chunks of one output, as an iterator; `result` is there once it is exhausted."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self._result: Result | None = None
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    @property
+    def result(self) -> Result:
+        """The result. Raises RuntimeError while chunks are left."""
+        if self._result is None:
+            raise RuntimeError("the stream has a result only after its last chunk: iterate to the end first")
+        return self._result

@@ -27,8 +27,8 @@ from tokloom.evaluate.stage import Example, Outcome, Task
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.engine.engine import Engine, Score
-    from tokloom.engine.request import Result
+    from tokloom.engine.engine import Engine
+    from tokloom.engine.request import Result, Score
     from tokloom.models.language_model import LanguageModel
 
 # RULER's words for a single number and for several.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from tokloom.context.stage import Document
-    from tokloom.engine.engine import Engine, Score
-    from tokloom.engine.request import Result
+    from tokloom.engine.engine import Engine
+    from tokloom.engine.request import Result, Score
     from tokloom.models.language_model import LanguageModel
 
 GIVES = frozenset({"logits"})
