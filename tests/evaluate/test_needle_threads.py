@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.compare.fakes import FakeEngine, FakeModel
@@ -19,9 +19,10 @@ FAKE: Any = FakeModel()
 
 
 @settings(max_examples=8, deadline=None)
+@example(5, 3, "random", True, 350)
 @given(
     st.integers(1, 5), st.integers(1, 3), st.sampled_from(["random", "forward", "backward"]), st.booleans(),
-    st.integers(250, 500),
+    st.integers(350, 600),
 )  # fmt: skip
 def test_threads_can_be_followed(hops: int, threads: int, direction: Any, steps: bool, length: int) -> None:
     task = NeedleThreads(length=length, hops=hops, threads=threads, direction=direction, steps=steps, repeats=1)
