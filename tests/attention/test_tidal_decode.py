@@ -70,9 +70,9 @@ def test_a_layer_with_a_window_leaves_the_choice_to_the_next(tiny_llama: Languag
 
 def test_only_chosen_layers_score(tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
-    whole = selection.score_slots
+    whole = selection.scores_of_slots
     monkeypatch.setattr(
-        selection, "score_slots", lambda layer, *a, **k: scored.append(layer.index) or whole(layer, *a, **k)
+        selection, "scores_of_slots", lambda layer, *a, **k: scored.append(layer.index) or whole(layer, *a, **k)
     )
     store = new_store(tiny_llama, TidalDecode(**POLICY, layers=(1,)), 0)
     tokens = some_tokens(tiny_llama, 50)

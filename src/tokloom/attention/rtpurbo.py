@@ -30,7 +30,7 @@ from pydantic import Field
 from tokloom.attention.attend import attention_weights
 from tokloom.attention.calibration import REPEATED
 from tokloom.attention.page_index import PageIndex
-from tokloom.attention.scores import Scores, Span, score_slots
+from tokloom.attention.scores import Scores, Span, scores_of_slots
 from tokloom.attention.selection import Picker, Scorer, Selecting
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.attention.top_p import Nucleus
@@ -83,8 +83,7 @@ class LowRankIndexer(Scorer):
         index = PageIndex.of(layer, f"{self.dims} dims", 1, lambda keys: keys[:, :, :, 0].float() @ to_key, span.last)
         low = queries.float() @ found["to_query"]
         use = found["retrieves"][:, None].expand(-1, queries.shape[2])
-        values = score_slots(layer, low, span, keys=index.entries, scale=1.0, reduce="mass", among=among, use=use)
-        return Scores(values, among, shares=True)
+        return scores_of_slots(layer, low, span, keys=index.entries, scale=1.0, among=among, use=use)
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:
