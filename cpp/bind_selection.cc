@@ -92,15 +92,16 @@ void tokloom::bind_selection(nb::module_& m) {
          uintptr_t keys, const std::string& storage, size_t head_stride, size_t count, float scale, uintptr_t out,
          size_t k, int threads, uintptr_t key_scales, int32_t begin, uintptr_t ends, uintptr_t index, int64_t chosen,
          size_t index_heads, size_t index_rows, uintptr_t use, const std::string& reduce, bool shared,
-         uintptr_t centres, uintptr_t counts, size_t page, int32_t slot_begin, uintptr_t slot_ends, bool first) {
+         uintptr_t centres, uintptr_t counts, float mass, size_t page, int32_t slot_begin, uintptr_t slot_ends, bool first) {
         if (page == 0) throw nb::value_error("page is 0");
         if (page > 1 && (!slot_ends || chosen >= 0)) throw nb::value_error("pages need slot_ends, and no index");
-        const tokloom::ChooseCall call{
-            score_call(queries, query_strides, heads, kv_heads, rows, width, keys, storage, head_stride, count, scale,
-                       threads, key_scales, begin, ends, index, chosen, index_heads, index_rows, use, reduce, shared,
-                       centres),
-            k, pointer<const int32_t>(counts), page, slot_begin, pointer<const int32_t>(slot_ends), first,
-            pointer<int64_t>(out)};
+        tokloom::ChooseCall call{};
+        call.score = score_call(queries, query_strides, heads, kv_heads, rows, width, keys, storage, head_stride, count,
+                                scale, threads, key_scales, begin, ends, index, chosen, index_heads, index_rows, use,
+                                reduce, shared, centres);
+        call.k = k, call.counts = pointer<const int32_t>(counts), call.mass = mass;
+        call.page = page, call.begin = slot_begin, call.ends = pointer<const int32_t>(slot_ends), call.first = first;
+        call.out = pointer<int64_t>(out);
         nb::gil_scoped_release unlocked;
         choose_slots(call);
       },
@@ -109,7 +110,8 @@ void tokloom::bind_selection(nb::module_& m) {
       nb::arg("scale"), nb::arg("out"), nb::arg("k"), nb::arg("threads"), nb::arg("key_scales") = 0,
       nb::arg("begin") = 0, nb::arg("ends") = 0, nb::arg("index") = 0, nb::arg("chosen") = -1,
       nb::arg("index_heads") = 1, nb::arg("index_rows") = 1, nb::arg("use") = 0, nb::arg("reduce") = "most",
-      nb::arg("shared") = false, nb::arg("centres") = 0, nb::arg("counts") = 0, nb::arg("page") = 1,
+      nb::arg("shared") = false, nb::arg("centres") = 0, nb::arg("counts") = 0, nb::arg("mass") = 0.0f,
+      nb::arg("page") = 1,
       nb::arg("slot_begin") = 0, nb::arg("slot_ends") = 0, nb::arg("first") = false);
 
   m.def(

@@ -308,6 +308,20 @@ void choose_row(const float* scores, std::size_t width, std::size_t k, std::int6
   for (std::size_t i = 0; i < k; ++i) out[i] = places[static_cast<std::size_t>(out[i])];
 }
 
+// Puts the places that hold so much of all scores first, and returns how many these are.
+std::size_t keep_mass(const float* scores, std::size_t width, float mass, std::int64_t* places, std::size_t k) {
+  const auto score_of = [&](std::int64_t place) { return scores[static_cast<std::size_t>(place)]; };
+  k = static_cast<std::size_t>(std::find(places, places + k, -1) - places);
+  std::sort(places, places + k, [&](std::int64_t a, std::int64_t b) {
+    return score_of(a) > score_of(b) || (score_of(a) == score_of(b) && a < b);
+  });
+  double total = 0, held = 0;
+  for (std::size_t i = 0; i < width; ++i) total += std::max(scores[i], 0.0f);
+  std::size_t kept = 0;
+  for (; kept < k && held < double{mass} * total; ++kept) held += std::max(score_of(places[kept]), 0.0f);
+  return kept;
+}
+
 // The slots of a row's choice: out (k * page).
 void choose_pages(const ChooseCall& call, std::size_t result, std::size_t row, float* scores, std::size_t width,
                   std::int64_t* out) {
@@ -317,6 +331,7 @@ void choose_pages(const ChooseCall& call, std::size_t result, std::size_t row, f
   std::int64_t* const stop = out + call.k * call.page;
   if (call.page == 1) {
     choose_row(scores, width, k, out);
+    if (call.mass > 0) k = keep_mass(scores, width, call.mass, out, k);
     std::fill(out + k, stop, -1);
     if (!call.score.index) return;
     const std::size_t head = call.score.index_heads > 1 ? result : 0, of = call.score.index_rows > 1 ? row : 0;

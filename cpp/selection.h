@@ -47,6 +47,9 @@ struct ChooseCall {
   ScoreCall score;         // its `out` is not used
   std::size_t k;           // places that a row takes at most
   const std::int32_t* counts = nullptr;  // (rows), each at most k; nullptr: k
+  // Single slots with scores that are shares of something: of the k best, best first, the fewest that hold this share of
+  // all scores together; 0: all.
+  float mass = 0;
   // Pages only: the slots that row r may choose are [begin, ends[r]). `score` has the full pages before ends[r]; the page
   // that is cut by it is always taken, and the first one if `first`.
   std::size_t page = 1;

@@ -269,6 +269,7 @@ def select_slots(
     shared: bool = False,
     centres: int = 0,
     counts: int = 0,
+    mass: float = 0.0,
     page: int = 1,
     slot_begin: int = 0,
     slot_ends: int = 0,
@@ -278,6 +279,8 @@ def select_slots(
 
     Args, beside those of `score_slots`:
         k: places that a row takes; counts: int32 (rows,), at most k each, where rows differ.
+        mass: of the k best, best first, the fewest that hold this share of all scores ("mass"); 0: all. Single slots
+            only.
         page: consecutive slots that each place stands for. With more than one, places are the full pages before a row's
             end: row r may choose slots of [slot_begin, slot_ends[r]), int32 (rows,); the page that its end cuts is
             always taken, and the one of slot_begin if `first`.

@@ -10,7 +10,7 @@ Effect: the paper reads a thousandth to a tenth of the keys at full accuracy, at
     paper's 16 (dense 1.00; 16 examples): at so few slots large pages bring too much that nobody asked for.
 Differs: pages of 4 instead of 16. Slots belong to a KV head, so that its query heads choose together, by the sum of
     their softmaxes over the bounds. The page at the border of the local window is always taken. Every layer selects,
-    where the authors leave the first two dense (`dense_layers=2`).
+    where the authors leave the first two dense (`dense_layers=2`). Bounds are kept in bf16, rounded outwards.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 
 def bounds(keys: torch.Tensor) -> torch.Tensor:
-    """[hi, lo] of each page."""
-    return torch.cat([keys.amax(3), keys.amin(3)], dim=-1)
+    """[hi, lo] of each page in bf16, rounded outwards, so that they still are bounds."""
+    both = torch.stack([keys.amax(3), -keys.amin(3)]).float()
+    rounded = both.bfloat16()
+    upper = torch.where(rounded.float() < both, rounded.nextafter(torch.full_like(rounded, torch.inf)), rounded)
+    return torch.cat([upper[0], -upper[1]], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,9 @@ class Scores:
     span: of pages: slots outside it are left out of a page that is taken.
     shares: the values are shares of attention, or sums of them; else logits.
     items: their number, where the values are still to be made.
-    select: the slots of the best k items without making the values: (k, counts) -> int64 (batch, kv_heads or 1, rows,
-        k * page), -1 for none; counts: int32 (rows,), at most k, where rows differ.
+    select: the slots of the best k items without making the values: (k, counts, mass) -> int64 (batch, kv_heads or 1,
+        rows, k * page), -1 for none. counts: int32 (rows,), at most k, where rows differ. mass, of single slots whose
+        values are shares only: of those, best first, as many as hold this share of all; 0 for all.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Scores:
         span: Span | None = None,
         shares: bool = False,
         items: int = 0,
-        select: Callable[[int, torch.Tensor | None], torch.Tensor] | None = None,
+        select: Callable[[int, torch.Tensor | None, float], torch.Tensor] | None = None,
     ) -> None:
         self._values, self.slots, self.page, self.span, self.shares = values, slots, page, span, shares
         self.select = select
@@ -84,9 +85,9 @@ def scores_of_slots(
             layer, queries, span, keys=keys, scale=scale, reduce=reduce, shared=shared, among=among, use=use
         )
 
-    def select(k: int, counts: torch.Tensor | None) -> torch.Tensor:
+    def select(k: int, counts: torch.Tensor | None, mass: float) -> torch.Tensor:
         call = _CoreCall(layer, queries, span, keys, scale, reduce, shared, among, use)
-        return call.select(k, counts)
+        return call.select(k, counts, mass)
 
     items = span.last if among is None else among.shape[-1]
     fast = select if _in_core(layer, queries, keys) else None
@@ -95,7 +96,11 @@ def scores_of_slots(
 
 def _in_core(layer: KVLayer, queries: torch.Tensor, keys: torch.Tensor | None) -> bool:
     core = layer.core is not None and layer.holes is None and queries.dtype == torch.float32 and queries.shape[0] == 1
-    return core and (keys is None or keys.dtype == torch.float32)
+    return core and (keys is None or keys.dtype in _STORAGES)
+
+
+_STORAGES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+"""What an index may be of, as the core calls it."""
 
 
 class _CoreCall:
@@ -121,7 +126,7 @@ class _CoreCall:
             stored: dict[str, Any] = {name: held[name] for name in ("keys", "storage", "key_scales", "centres")}
             stored["head_stride"] = held["capacity"]
         else:
-            stored = {"keys": keys.data_ptr(), "storage": "fp32", "head_stride": keys.stride(1) // width}
+            stored = {"keys": keys.data_ptr(), "storage": _STORAGES[keys.dtype], "head_stride": keys.stride(1) // width}
         if among is not None:
             among = among.contiguous()
             stored |= {
@@ -147,12 +152,18 @@ class _CoreCall:
         return out
 
     def select(
-        self, k: int, counts: torch.Tensor | None, page: int = 1, slots: Span | None = None, first: bool = False
+        self,
+        k: int,
+        counts: torch.Tensor | None,
+        mass: float,
+        page: int = 1,
+        slots: Span | None = None,
+        first: bool = False,
     ) -> torch.Tensor:
         """slots: of pages, the span that they are of."""
         out = torch.empty(1, self.results, self.rows, k * page, dtype=torch.long)
         core_select_slots(
-            out=out.data_ptr(), k=k, counts=0 if counts is None else counts.data_ptr(), page=page,
+            out=out.data_ptr(), k=k, counts=0 if counts is None else counts.data_ptr(), mass=mass, page=page,
             slot_begin=0 if slots is None else slots.begin, slot_ends=0 if slots is None else slots.ends.data_ptr(),
             first=first, **self.arguments,
         )  # fmt: skip
@@ -186,9 +197,9 @@ def scores_of_pages(
             values[..., pages.begin : pages.begin + 1] = torch.inf
         return values
 
-    def select(k: int, counts: torch.Tensor | None) -> torch.Tensor:
+    def select(k: int, counts: torch.Tensor | None, mass: float) -> torch.Tensor:
         call = _CoreCall(layer, queries, pages, entries, scale, reduce, False, None, None)
-        return call.select(k, counts, size, span, first)
+        return call.select(k, counts, mass, size, span, first)
 
     fast = select if _in_core(layer, queries, entries) else None
     return Scores(values, page=size, span=span, shares=reduce == "mass", items=pages.last + 1, select=fast)
@@ -210,8 +221,8 @@ def score_slots(
 
     Args:
         queries: float32 (batch, heads, rows, width).
-        keys: what is scored instead of the layer's keys, float32 (batch, kv_heads, items >= span.last, width), the
-            last dimension contiguous: an index of the policy's own.
+        keys: what is scored instead of the layer's keys, float32 or bf16 (batch, kv_heads, items >= span.last, width),
+            the last dimension contiguous: an index of the policy's own.
         scale: 1 / sqrt(width) if left out.
         shared: one result for all KV heads.
         among: int64 (batch, kv_heads or 1, rows or 1, chosen): only these are scored, -1 for none.

@@ -143,7 +143,7 @@ def best_slots(scores: Scores, k: int, counts: torch.Tensor | None = None) -> to
 
     counts: int32 (rows,), at most `k`, where rows take different numbers."""
     if scores.select is not None:
-        return scores.select(k, counts)
+        return scores.select(k, counts, 0.0)
     if counts is None:
         return slots_of(scores, largest(scores.values, k))
     places, _ = best_first(scores, k * scores.page)
