@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "attention_block.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::size_t kBlock = kMostSlots;
 constexpr std::size_t kSmallWork = 1 << 17;  // multiply-adds below which a second thread costs more than it saves
+constexpr std::size_t kSmallChoice = 1 << 13;  // the same of scores to choose from
 
 std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 std::size_t divide_up(std::size_t n, std::size_t by) { return (n + by - 1) / by; }
@@ -29,7 +31,8 @@ struct Unit {
 struct Plan {
   std::vector<Unit> units;
   std::vector<std::size_t> members;  // head * rows + row
-  std::vector<float> queries, raw, parts, shifts;
+  std::vector<float> queries, raw, shifts;
+  std::vector<float> largest, sums;  // of mass, by member and block: the largest score and the sum of the exponentials
 };
 
 class Scoring {
@@ -48,16 +51,19 @@ class Scoring {
   void run() {
     lay_out();
     plan_.raw.resize(call_.heads * call_.rows * places_);
-    const std::size_t blocks = divide_up(places_, kBlock), work = plan_.members.size() * places_ * call_.width;
+    blocks_ = divide_up(places_, kBlock);
+    const std::size_t blocks = blocks_, work = plan_.members.size() * places_ * call_.width;
     threads_ = work < kSmallWork ? 1 : call_.threads;
     if (places_ == 0) return;
+    if (call_.reduce == Reduce::mass) {
+      plan_.largest.resize(call_.heads * call_.rows * blocks);
+      plan_.sums.resize(call_.heads * call_.rows * blocks);
+    }
     call_.split(plan_.units.size() * blocks, 1, threads_, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t i = begin; i < end; ++i) compute(plan_.units[i / blocks], i % blocks * kBlock);
+      for (std::size_t i = begin; i < end; ++i) compute(plan_.units[i / blocks], i % blocks);
     });
     if (call_.reduce == Reduce::mass)
-      call_.split(plan_.members.size(), 1, threads_, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) normalize(plan_.members[i]);
-      });
+      for (const std::size_t member : plan_.members) normalize(member);
     const std::size_t results = call_.shared ? 1 : call_.kv_heads;
     call_.split(results * call_.rows * blocks, 1, threads_, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) {
@@ -104,7 +110,8 @@ class Scoring {
 
   std::int64_t end_of(std::size_t row) const { return call_.ends ? call_.ends[row] : static_cast<std::int64_t>(call_.count); }
 
-  void compute(const Unit& unit, std::size_t at) {
+  void compute(const Unit& unit, std::size_t number) {
+    const std::size_t at = number * kBlock;
     static thread_local std::vector<float> floats;
     std::size_t offsets[kBlock];
     float scales[kBlock];
@@ -137,29 +144,45 @@ class Scoring {
     block_(block);
     for (std::size_t i = 0; i < unit.count; ++i) {
       const std::size_t member = plan_.members[unit.first + i];
-      const std::int64_t end = end_of(member % call_.rows);
-      const float* from = block.scores + i * stride;
+      const auto [first, last] = visible(member % call_.rows, at, n);
+      float* from = block.scores + i * stride;
       float* to = plan_.raw.data() + member * places_ + at;
-      for (std::size_t s = 0; s < n; ++s) {
-        const std::int64_t slot = index ? index[s] : static_cast<std::int64_t>(at + s);
-        to[s] = slot >= call_.begin && slot < end ? from[s] : -kInfinity;
+      if (index)
+        for (std::size_t s = 0; s < n; ++s)
+          if (!allowed(index[s], member % call_.rows)) from[s] = -kInfinity;
+      std::fill(from, from + first, -kInfinity);
+      std::fill(from + last, from + n, -kInfinity);
+      if (call_.reduce == Reduce::mass) {
+        float& sum = plan_.sums[member * blocks_ + number];
+        plan_.largest[member * blocks_ + number] = kernels_.masses(from, n, to, &sum);
+      } else {
+        std::copy(from, from + n, to);
       }
     }
   }
 
+  bool allowed(std::int64_t slot, std::size_t row) const { return slot >= call_.begin && slot < end_of(row); }
+
+  // Of the n places from `at` on, those that a row may choose, as far as the places alone say.
+  std::pair<std::size_t, std::size_t> visible(std::size_t row, std::size_t at, std::size_t n) const {
+    if (call_.index) return {0, n};
+    const auto inside = [&](std::int64_t slot) {
+      return static_cast<std::size_t>(std::clamp<std::int64_t>(slot - static_cast<std::int64_t>(at), 0, static_cast<std::int64_t>(n)));
+    };
+    const std::size_t first = inside(call_.begin);
+    return {first, std::max(first, inside(end_of(row)))};
+  }
+
+  // Makes of each block's sum the factor that its exponentials are multiplied by.
   void normalize(std::size_t member) {
-    float* scores = plan_.raw.data() + member * places_;
-    const float largest = *std::max_element(scores, scores + places_);
-    if (largest == -kInfinity) return;
-    kernels_.probabilities(scores, places_, largest, 1.0f, scores, nullptr);
+    const float* largest = plan_.largest.data() + member * blocks_;
+    float* sums = plan_.sums.data() + member * blocks_;
+    const float most = *std::max_element(largest, largest + blocks_);
     double sum = 0;
-    for (std::size_t at = 0; at < places_; at += kBlock) {
-      float part = 0;
-      for (std::size_t s = at; s < std::min(at + kBlock, places_); ++s) part += scores[s];
-      sum += part;
-    }
-    const float inverse = static_cast<float>(1 / sum);
-    for (std::size_t s = 0; s < places_; ++s) scores[s] *= inverse;
+    for (std::size_t i = 0; i < blocks_; ++i)
+      if (largest[i] > -kInfinity) sum += double{sums[i]} * std::exp(double{largest[i]} - double{most});
+    for (std::size_t i = 0; i < blocks_; ++i)
+      sums[i] = largest[i] > -kInfinity ? static_cast<float>(std::exp(double{largest[i]} - double{most}) / sum) : 0.0f;
   }
 
   void reduce(std::size_t result, std::size_t row, std::size_t begin, std::size_t end) {
@@ -169,8 +192,13 @@ class Scoring {
     bool any = false;
     for (std::size_t h = first; h < last; ++h) {
       if (!used(h, row)) continue;
-      const float* from = plan_.raw.data() + (h * call_.rows + row) * places_;
-      if (!any) {
+      const std::size_t member = h * call_.rows + row;
+      const float* from = plan_.raw.data() + member * places_;
+      if (call_.reduce == Reduce::mass) {
+        const float factor = plan_.sums[member * blocks_ + begin / kBlock];
+        if (!any) std::fill(out + begin, out + end, 0.0f);
+        for (std::size_t s = begin; s < end; ++s) out[s] += from[s] * factor;
+      } else if (!any) {
         std::copy(from + begin, from + end, out + begin);
       } else if (call_.reduce == Reduce::most) {
         for (std::size_t s = begin; s < end; ++s) out[s] = std::max(out[s], from[s]);
@@ -181,11 +209,14 @@ class Scoring {
     }
     if (call_.reduce != Reduce::mass) return;
     // A softmax has zeros where nothing may be chosen.
-    const std::int64_t limit = end_of(row);
-    const std::int64_t* index = call_.index ? listed(call_.shared ? 0 : result, call_.index_rows > 1 ? row : 0) : nullptr;
-    for (std::size_t s = begin; s < end; ++s) {
-      const std::int64_t slot = index ? index[s] : static_cast<std::int64_t>(s);
-      if (slot < call_.begin || slot >= limit) out[s] = -kInfinity;
+    if (call_.index) {
+      const std::int64_t* index = listed(call_.shared ? 0 : result, call_.index_rows > 1 ? row : 0);
+      for (std::size_t s = begin; s < end; ++s)
+        if (!allowed(index[s], row)) out[s] = -kInfinity;
+    } else {
+      const auto [from, to] = visible(row, begin, end - begin);
+      std::fill(out + begin, out + begin + from, -kInfinity);
+      std::fill(out + begin + to, out + end, -kInfinity);
     }
   }
 
@@ -193,7 +224,7 @@ class Scoring {
   Plan& plan_;
   const AttentionKernels& kernels_;
   void (*block_)(const AttentionBlock&);
-  std::size_t places_, padded_, group_, row_bytes_;
+  std::size_t places_, padded_, group_, row_bytes_, blocks_ = 0;
   int threads_ = 1;
 };
 
@@ -206,7 +237,7 @@ std::uint32_t rank_of(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-void choose_row(const float* scores, std::size_t width, std::size_t k, std::int64_t* out) {
+void choose_all(const float* scores, std::size_t width, std::size_t k, std::int64_t* out) {
   static thread_local std::vector<std::uint32_t> ranks, border;
   constexpr std::size_t kBins = 1 << 11;
   std::uint32_t counts[kBins] = {};
@@ -243,7 +274,102 @@ void choose_row(const float* scores, std::size_t width, std::size_t k, std::int6
   }
 }
 
+// A value that somewhat more than k of the scores should reach, judged by a sample; -inf if that is no help.
+float border_of(const float* scores, std::size_t width, std::size_t k) {
+  constexpr std::size_t kSample = 512;
+  if (width < 4 * kSample) return -kInfinity;
+  const std::size_t place = k * kSample * 5 / (width * 4) + 8;
+  if (place >= kSample / 2) return -kInfinity;
+  float sample[kSample];
+  for (std::size_t i = 0; i < kSample; ++i) {
+    sample[i] = scores[i * width / kSample];
+    if (sample[i] != sample[i]) return -kInfinity;
+  }
+  std::nth_element(sample, sample + place, sample + kSample, [](float a, float b) { return a > b; });
+  return sample[place];
+}
+
+void choose_row(const float* scores, std::size_t width, std::size_t k, std::int64_t* out) {
+  static thread_local std::vector<std::int64_t> places;
+  static thread_local std::vector<float> values;
+  const float border = border_of(scores, width, k);
+  std::size_t count = 0;
+  if (border > -kInfinity) {
+    places.resize(width);
+    for (std::size_t i = 0; i < width; ++i) {
+      places[count] = static_cast<std::int64_t>(i);
+      count += scores[i] >= border;
+    }
+  }
+  if (count < k || count == 0) return choose_all(scores, width, k, out);
+  values.resize(count);
+  for (std::size_t i = 0; i < count; ++i) values[i] = scores[places[i]];
+  choose_all(values.data(), count, k, out);
+  for (std::size_t i = 0; i < k; ++i) out[i] = places[static_cast<std::size_t>(out[i])];
+}
+
+// Puts the places that hold so much of all scores first, and returns how many these are.
+std::size_t keep_mass(const float* scores, std::size_t width, float mass, std::int64_t* places, std::size_t k) {
+  const auto score_of = [&](std::int64_t place) { return scores[static_cast<std::size_t>(place)]; };
+  k = static_cast<std::size_t>(std::find(places, places + k, -1) - places);
+  std::sort(places, places + k, [&](std::int64_t a, std::int64_t b) {
+    return score_of(a) > score_of(b) || (score_of(a) == score_of(b) && a < b);
+  });
+  double total = 0, held = 0;
+  for (std::size_t i = 0; i < width; ++i) total += std::max(scores[i], 0.0f);
+  std::size_t kept = 0;
+  for (; kept < k && held < double{mass} * total; ++kept) held += std::max(score_of(places[kept]), 0.0f);
+  return kept;
+}
+
+// The slots of a row's choice: out (k * page).
+void choose_pages(const ChooseCall& call, std::size_t result, std::size_t row, float* scores, std::size_t width,
+                  std::int64_t* out) {
+  static thread_local std::vector<std::int64_t> places;
+  const auto page = static_cast<std::int64_t>(call.page);
+  std::size_t k = call.counts ? static_cast<std::size_t>(call.counts[row]) : call.k;
+  std::int64_t* const stop = out + call.k * call.page;
+  if (call.page == 1) {
+    choose_row(scores, width, k, out);
+    if (call.mass > 0) k = keep_mass(scores, width, call.mass, out, k);
+    std::fill(out + k, stop, -1);
+    if (!call.score.index) return;
+    const std::size_t head = call.score.index_heads > 1 ? result : 0, of = call.score.index_rows > 1 ? row : 0;
+    const std::int64_t* index = call.score.index + (head * call.score.index_rows + of) * call.score.chosen;
+    for (std::size_t i = 0; i < k; ++i)
+      if (out[i] >= 0) out[i] = index[out[i]];
+    return;
+  }
+  const std::int64_t end = call.ends[row], cut = end / page;
+  const auto first = static_cast<std::size_t>(call.begin / page);
+  const bool tail = end % page > 0 && k > (call.first && first < width && call.begin / page < cut);
+  if (call.first && first < width) scores[first] = kInfinity;
+  k -= tail;
+  places.resize(k + 1);
+  choose_row(scores, width, k, places.data());
+  if (tail) places[k] = cut;
+  for (std::size_t i = 0; i < k + tail; ++i)
+    for (std::int64_t slot = places[i] * page; slot < (places[i] + 1) * page; ++slot)
+      *out++ = slot >= call.begin && slot < end ? slot : -1;
+  std::fill(out, stop, -1);
+}
+
 }  // namespace
+
+void choose_slots(const ChooseCall& call) {
+  static thread_local std::vector<float> held;
+  ScoreCall score = call.score;
+  const std::size_t width = score.index ? score.chosen : score.count, results = score.shared ? 1 : score.kv_heads;
+  held.resize(results * score.rows * width + 1);
+  float* const scores = held.data();  // of this thread; others write to it too
+  score.out = scores;
+  score_slots(score);
+  const int threads = results * score.rows * width < kSmallChoice ? 1 : score.threads;
+  score.split(results * score.rows, 1, threads, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i)
+      choose_pages(call, i / score.rows, i % score.rows, scores + i * width, width, call.out + i * call.k * call.page);
+  });
+}
 
 void score_slots(const ScoreCall& call) {
   static thread_local Plan plan;
@@ -252,7 +378,7 @@ void score_slots(const ScoreCall& call) {
 
 void choose(const float* scores, std::size_t rows, std::size_t width, std::size_t k, std::int64_t* out, int threads,
             ParallelFor split) {
-  split(rows, 1, rows * width < kSmallWork ? 1 : threads, [&](std::size_t begin, std::size_t end) {
+  split(rows, 1, rows * width < kSmallChoice ? 1 : threads, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) choose_row(scores + row * width, width, k, out + row * k);
   });
 }

@@ -42,6 +42,25 @@ struct ScoreCall {
 
 void score_slots(const ScoreCall& call);
 
+// What is scored stands for slots: each place for one, or for a page of `page` consecutive ones.
+struct ChooseCall {
+  ScoreCall score;         // its `out` is not used
+  std::size_t k;           // places that a row takes at most
+  const std::int32_t* counts = nullptr;  // (rows), each at most k; nullptr: k
+  // Single slots with scores that are shares of something: of the k best, best first, the fewest that hold this share of
+  // all scores together; 0: all.
+  float mass = 0;
+  // Pages only: the slots that row r may choose are [begin, ends[r]). `score` has the full pages before ends[r]; the page
+  // that is cut by it is always taken, and the first one if `first`.
+  std::size_t page = 1;
+  std::int32_t begin = 0;
+  const std::int32_t* ends = nullptr;
+  bool first = false;
+  std::int64_t* out;  // (score.shared ? 1 : kv_heads, rows, k * page): the slots, -1 for none
+};
+
+void choose_slots(const ChooseCall& call);
+
 // The places of the k largest of each row of (rows, width), ascending; -1 at the end where fewer are above -inf. Equal
 // ones are taken from the front. out (rows, k).
 void choose(const float* scores, std::size_t rows, std::size_t width, std::size_t k, std::int64_t* out, int threads,

@@ -241,6 +241,52 @@ def score_slots(
         out: (1 or kv_heads, rows, count or chosen).
     """
 
+def select_slots(
+    *,
+    queries: int,
+    query_strides: tuple[int, int],
+    heads: int,
+    kv_heads: int,
+    rows: int,
+    width: int,
+    keys: int,
+    storage: str,
+    head_stride: int,
+    count: int,
+    scale: float,
+    out: int,
+    k: int,
+    threads: int,
+    key_scales: int = 0,
+    begin: int = 0,
+    ends: int = 0,
+    index: int = 0,
+    chosen: int = -1,
+    index_heads: int = 1,
+    index_rows: int = 1,
+    use: int = 0,
+    reduce: str = "most",
+    shared: bool = False,
+    centres: int = 0,
+    counts: int = 0,
+    mass: float = 0.0,
+    page: int = 1,
+    slot_begin: int = 0,
+    slot_ends: int = 0,
+    first: bool = False,
+) -> None:
+    """`score_slots` and the slots of the best, in one.
+
+    Args, beside those of `score_slots`:
+        k: places that a row takes; counts: int32 (rows,), at most k each, where rows differ.
+        mass: of the k best, best first, the fewest that hold this share of all scores ("mass"); 0: all. Single slots
+            only.
+        page: consecutive slots that each place stands for. With more than one, places are the full pages before a row's
+            end: row r may choose slots of [slot_begin, slot_ends[r]), int32 (rows,); the page that its end cuts is
+            always taken, and the one of slot_begin if `first`.
+        out: int64 (1 or kv_heads, rows, k * page), -1 for none.
+    """
+
 def choose_slots(*, scores: int, rows: int, width: int, k: int, out: int, threads: int) -> None:
     """The places of the k largest of each row of scores (rows, width), ascending, the first among equals.
 

@@ -7,6 +7,7 @@ import torch
 from tests.attention.selecting import calibration, check, grouped, votes
 from tests.attention.test_select import LEFT, POLICY
 from tests.attention.test_top_p import fewest
+from tokloom.attention.calibration import passage
 from tokloom.attention.rtpurbo import LowRankIndexer, RTPurbo, closest, long_range_mass, train
 from tokloom.models.language_model import LanguageModel
 
@@ -66,6 +67,11 @@ def test_long_range_mass_equals_the_formula() -> None:
                 shares.append(float(weights[4 : row - 10 + 1].sum()))
             masses.append(sum(shares) / 3)
         assert abs(float(found[kv_head]) - max(masses)) < 1e-5
+
+
+def test_the_calibration_text_reads_a_passage_twice() -> None:
+    tokens = passage(list(range(100)))
+    assert tokens == [*range(75), *range(12, 37)]
 
 
 def test_heads_are_ranked_over_all_layers() -> None:

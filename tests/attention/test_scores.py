@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from tokloom.attention import scores as module
 from tokloom.attention.kv_layer import PRECISIONS, KVLayer
-from tokloom.attention.scores import Span, largest, score_slots
+from tokloom.attention.page_index import PageIndex, mean, score_pages
+from tokloom.attention.scores import Span, largest, score_slots, scores_of_slots
+from tokloom.attention.selection import best_slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 
@@ -99,6 +101,60 @@ def test_core_and_torch_equal_the_definition(data: st.DataObject) -> None:
     ).view(got.shape)  # fmt: skip
     torch.testing.assert_close(slow, expected[None].view(slow.shape), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got, expected[None].view(got.shape), atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_choosing_in_one_call_equals_scoring_first(data: st.DataObject) -> None:
+    """The same slots, in the same order but for what is empty, for single slots, listed ones and pages."""
+    draw = data.draw
+    kv_heads, group, rows = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    count, page = draw(st.integers(1, 60)), draw(st.sampled_from([1, 1, 2, 4, 7]))
+    layer = filled(count, kv_heads, 16, draw(st.sampled_from([None, *PRECISIONS])))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 5)))
+    queries = torch.randn(1, kv_heads * group, rows, 16, generator=generator)
+    ends = torch.tensor(draw(st.lists(st.integers(0, count), min_size=rows, max_size=rows)), dtype=torch.int32)
+    span = Span(draw(st.integers(0, 9)), ends, int(ends.max()))
+    if page == 1:
+        shared, use = draw(st.booleans()), None
+        among = None
+        if draw(st.booleans()):
+            shape = (1, 1 if shared else kv_heads, draw(st.sampled_from([1, rows])), draw(st.integers(0, 9)))
+            among = torch.stack(
+                [torch.randperm(count + 9, generator=generator)[: shape[-1]] for _ in range(shape[1] * shape[2])]
+            )
+            among = among.view(shape).masked_fill(among.view(shape) >= count, -1)
+        if draw(st.booleans()):
+            use = torch.rand(kv_heads * group, rows, generator=generator) < 0.5
+        scores = scores_of_slots(layer, queries, span, shared=shared, among=among, use=use)
+    else:
+        index = PageIndex.of(layer, "means", page, mean, span.last)
+        scores = score_pages(layer, queries, span, index, first=draw(st.booleans()))
+    k = draw(st.integers(0, scores.items))
+    counts = None
+    if draw(st.booleans()):
+        counts = torch.tensor(draw(st.lists(st.integers(0, k), min_size=rows, max_size=rows)), dtype=torch.int32)
+    assert scores.select is not None
+    fast = best_slots(scores, k, counts)
+    scores.select = None
+    slow = best_slots(scores, k, counts)
+    for some, others in zip(fast.flatten(0, 2).tolist(), slow.flatten(0, 2).tolist(), strict=True):
+        assert sorted(slot for slot in some if slot >= 0) == sorted(slot for slot in others if slot >= 0)
+
+
+def test_choosing_among_many_equals_scoring_first() -> None:
+    """So many that the core looks at a sample of the scores first; with many equal ones too."""
+    for count, levels in ((9000, 0), (9000, 3), (2500, 0)):
+        layer = filled(count, 2, 8)
+        if levels:
+            layer.slots.keys.copy_((layer.slots.keys * levels).round() / levels)
+        queries = torch.randn(1, 4, 2, 8, generator=torch.Generator().manual_seed(3))
+        span = Span(4, torch.tensor([count - 10, count], dtype=torch.int32), count)
+        for k in (1, 300, 2000):
+            scores = scores_of_slots(layer, queries, span, reduce="most")
+            fast = best_slots(scores, k)
+            expected = scores.values.sort(dim=-1, descending=True, stable=True).indices[..., :k].sort(-1).values
+            assert torch.equal(fast, expected)
 
 
 def test_many_slots_and_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_recall_of_the_dense_top_k(smollm2: LanguageModel, alice: str) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("method", ["select", "fasa", "hisa"])
+@pytest.mark.parametrize("method", ["select", "fasa", "hisa", "quest", "rtpurbo"])
 def test_needles_at_a_tenth_of_the_slots(smollm2: LanguageModel, method: str) -> None:
     task = Needle(length=960, generate=False, repeats=1, depths=(0.5,))
     (example,) = task.examples(smollm2)

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.attention.selecting import check, prompt_read
+from tests.attention.selecting import best, check, grouped, prompt_read, votes
 from tests.attention.test_attend import some_tokens, step_at
-from tests.attention.test_select import POLICY, exact
+from tests.attention.test_select import LEFT, POLICY
+from tokloom import Engine
 from tokloom.attention import selection
 from tokloom.attention.select import Select
 from tokloom.attention.step import Step
-from tokloom.attention.tidal_decode import ChosenLayers, TidalDecode
+from tokloom.attention.tidal_decode import ChosenLayers, TidalDecode, best_layers
 from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.errors import SpecError
+from tokloom.evaluate.needle import Needle
 from tokloom.models.language_model import LanguageModel
 
 
-@pytest.mark.parametrize(("first", "corrections"), [(0, ()), (0, (1,)), (1, ()), (0, (1, 2))])
-def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, first: int, corrections: tuple[int, ...]) -> None:
-    """With a correction in every layer each attends densely and hands on its own exact top-k."""
+def of_all_heads(queries: torch.Tensor, keys: torch.Tensor, candidates: list[int]) -> set[int]:
+    total = dict.fromkeys(candidates, 0.0)
+    for q, k in grouped(queries, keys):
+        for j, vote in votes(q, k, candidates, 0.25).items():
+            total[j] += vote
+    return set(best(total, LEFT))
+
+
+@pytest.mark.parametrize("layers", [(0,), (0, 1), (1,), (0, 1, 2)])
+def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, layers: tuple[int, ...]) -> None:
+    """Where every layer chooses each attends densely and hands on its own exact top-k."""
     handed_on: dict[int, list[set[int]]] = {}  # by the query
 
     def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
         everything = [set(candidates)] * 2
-        if layer < first:
+        if layer < layers[0]:
             return everything
-        if layer == first or layer in corrections:
-            handed_on[candidates[-1]] = exact(layer, queries, keys, candidates)
+        if layer in layers:
+            handed_on[candidates[-1]] = [of_all_heads(queries, keys, candidates)]
             return everything
         return handed_on[candidates[-1]]
 
-    check(tiny_llama, TidalDecode(**POLICY, first=first, corrections=corrections), chosen)
+    check(tiny_llama, TidalDecode(**POLICY, layers=layers), chosen)
 
 
 class Layer:
@@ -44,7 +59,7 @@ class Layer:
 def test_a_layer_with_a_window_leaves_the_choice_to_the_next(tiny_llama: LanguageModel) -> None:
     """Layers 2 and 13 don't come by: 3 chooses in place of 2, and 16 in place of 13."""
     step = step_at(tiny_llama, 0)
-    schedule = ChosenLayers((2, 13))
+    schedule = ChosenLayers((2, 13), 0.1)
     chose = []
     for index in (0, 1, 3, 5, 12, 16, 17):
         layer = Layer(index, step)
@@ -55,11 +70,11 @@ def test_a_layer_with_a_window_leaves_the_choice_to_the_next(tiny_llama: Languag
 
 def test_only_chosen_layers_score(tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
-    whole = selection.score_slots
+    whole = selection.scores_of_slots
     monkeypatch.setattr(
-        selection, "score_slots", lambda layer, *a, **k: scored.append(layer.index) or whole(layer, *a, **k)
+        selection, "scores_of_slots", lambda layer, *a, **k: scored.append(layer.index) or whole(layer, *a, **k)
     )
-    store = new_store(tiny_llama, TidalDecode(**POLICY, first=1, corrections=()), 0)
+    store = new_store(tiny_llama, TidalDecode(**POLICY, layers=(1,)), 0)
     tokens = some_tokens(tiny_llama, 50)
     for _ in prefill(tiny_llama, store, tokens[:46], 64):
         pass
@@ -68,12 +83,78 @@ def test_only_chosen_layers_score(tiny_llama: LanguageModel, monkeypatch: pytest
     assert scored == [1] * 4
 
 
-def test_corrections_before_the_first_are_refused() -> None:
-    with pytest.raises(SpecError, match="tidal_decode:corrections"):
-        TidalDecode(first=4, corrections=(3,))
+@pytest.mark.parametrize("layers", [(4, 3), (2, 2), (-1, 3)])
+def test_layers_out_of_order_are_refused(layers: tuple[int, ...]) -> None:
+    with pytest.raises(SpecError, match="tidal_decode:layers"):
+        TidalDecode(layers=layers)
 
 
-@pytest.mark.parametrize("schedule", ["tidal_decode:first=0,corrections=[1]", "token_select:similarity=0.5"])
+def by_trying_all(met: list[list[float]], dense: int) -> float:
+    """What the best set of layers meets, of all sets of which no more than `dense` layers attend densely."""
+    count, most = len(met), 0.0
+    for choosers in itertools.chain.from_iterable(itertools.combinations(range(count), n) for n in range(1, dense + 1)):
+        if choosers[0] + len(choosers) <= dense:
+            most = max(most, met_under(met, choosers))
+    return most
+
+
+def met_under(met: list[list[float]], choosers: tuple[int, ...]) -> float:
+    total = 0.0
+    for layer, row in enumerate(met):
+        before = [c for c in choosers if c <= layer]
+        total += row[before[-1]] if before else row[-1]
+    return total
+
+
+@given(layers=st.integers(1, 6), dense=st.integers(1, 6), seed=st.integers(0, 10_000))
+def test_the_layers_found_are_the_best_ones(layers: int, dense: int, seed: int) -> None:
+    draw = random.Random(seed)
+    met = [[draw.random() for _ in range(layer)] + [1.0] for layer in range(layers)]
+    found = best_layers(met, dense)
+    assert found[0] + len(found) <= dense
+    assert met_under(met, found) == pytest.approx(by_trying_all(met, dense))
+
+
+def test_calibrated_layers_are_those_of_the_formula(tiny_llama: LanguageModel) -> None:
+    """The attention that layers meet with each other's choices, worked out row by row."""
+    schedule = ChosenLayers((), 0.5)
+    step = Step(tuple(range(40)), tiny_llama.device, prompt=True)
+    torch.manual_seed(0)
+    found, choices = [], []
+    for index in range(3):
+        layer = Layer(index, step)
+        layer.keys = torch.randn(1, 2, 40, 8)  # type: ignore[attr-defined]
+        queries = 3 * torch.randn(1, 4, 40, 8)
+        found.append(schedule.calibrate(layer, queries))  # type: ignore[arg-type]
+        rows = torch.linspace(20, 39, 40).long().tolist()
+        chosen, total = [], [0.0] * (index + 1)
+        for place, row in enumerate(rows):
+            shares, votes_ = [0.0] * 40, [0.0] * 40
+            for h in range(4):
+                weights = (layer.keys[0, h // 2, : row + 1] @ queries[0, h, row] * 8**-0.5).softmax(0).tolist()  # type: ignore[attr-defined]
+                between = range(4, row - 32 + 1)
+                for j in between:
+                    shares[j] += weights[j]
+                    votes_[j] += weights[j] / sum(weights[i] for i in between)
+            chosen.append(sorted(range(40), key=lambda j: -votes_[j])[:4])
+            for earlier in range(index):
+                total[earlier] += sum(shares[j] for j in choices[earlier][place] if shares[j] > 0)
+            total[index] += sum(shares)
+        choices.append(chosen)
+        assert found[index]["met"].tolist() == pytest.approx(total, rel=1e-4)
+    concluded = schedule.conclude([found[0], {}, *found[1:]])
+    assert all(part["layers"].tolist() == concluded[0]["layers"].tolist() for part in concluded if part)
+    assert set(concluded[0]["layers"].tolist()) <= {0, 2, 3}
+
+
+@pytest.mark.model
+def test_needles_at_a_tenth_of_the_slots_with_calibrated_layers(smollm2: LanguageModel) -> None:
+    (example,) = Needle(length=960, generate=False, repeats=1, depths=(0.5,)).examples(smollm2)
+    engine = Engine(smollm2, attention="tidal_decode:budget=96")
+    assert Needle(length=960, generate=False).run(engine, example).scores["digit_accuracy"] >= 0.95
+
+
+@pytest.mark.parametrize("schedule", ["tidal_decode:layers=[0,1]", "token_select:similarity=0.5"])
 def test_schedules_hand_on_choices_of_any_width(tiny_llama: LanguageModel, schedule: str) -> None:
     """Top-p chooses another number of tokens every time; a tree is lossless all the same."""
     policy = Select(**POLICY, picker="top_p:mass=0.5", schedule=schedule)

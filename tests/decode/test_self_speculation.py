@@ -107,7 +107,7 @@ def test_refusals(tiny_llama: LanguageModel) -> None:
 
 def test_layers_that_are_handed_a_choice_draft_too(tiny_llama: LanguageModel) -> None:
     """TidalDecode hands choices from layer to layer within a pass; under a trial as well."""
-    policy = TidalDecode(budget=24, sink=2, local=8, first=0, corrections=())
+    policy = TidalDecode(budget=24, sink=2, local=8, layers=(0,))
     tokens = some_tokens(tiny_llama, 60)
     store = new_store(tiny_llama, Dense(), 0)
     for _ in prefill(tiny_llama, store, tokens, 64):

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TOKENS = 1024
 """Most tokens of the calibration text that are read."""
 
+REPEATED = 4
+"""The last one in so many tokens belongs to a passage that is read a second time: in prose alone the heads that look
+things up far back are hardly at work, and what is measured of them would say nothing."""
+
 Pass = Callable[[KVStore, list[int], Step, bool], torch.Tensor]
 """Runs tokens through the model over a store: logits of all rows (rows, vocabulary), or of the last one."""
 
@@ -32,6 +36,12 @@ Pass = Callable[[KVStore, list[int], Step, bool], torch.Tensor]
 def text() -> str:
     """The bundled calibration text: prose of the public domain in which names and figures recur."""
     return (files("tokloom.attention") / "calibration.txt").read_text(encoding="utf-8")
+
+
+def passage(tokens: list[int]) -> list[int]:
+    """As many tokens, the last quarter a passage from the first half once more."""
+    again = len(tokens) // REPEATED
+    return tokens[: len(tokens) - again] + tokens[again // 2 : again // 2 + again]
 
 
 class _Observed(AttentionPolicy):
@@ -55,7 +65,7 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
     if held is not None:
         return held
     layers = model.model.config.get_text_config().num_hidden_layers
-    tokens = model.encode(text())[: min(TOKENS, model.window)]
+    tokens = passage(model.encode(text())[: min(TOKENS, model.window)])
     path = cache_dir() / "calibrations" / f"{_fingerprint(model, key, tokens, layers, run)}.safetensors"
     found = _read(path.read_bytes(), layers) if path.is_file() else None
     if found is None:

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.page_index import PageIndex
-from tokloom.attention.scores import Scores, Span, score_slots
+from tokloom.attention.scores import Scores, Span, scores_of_slots
 from tokloom.attention.selection import Scorer, Selecting
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
@@ -40,7 +40,8 @@ SKIPPED = 4
 
 @dataclass(frozen=True)
 class DominantChunks(Scorer):
-    """State in the layer: note "chunks", the chosen dimensions of keys. Calibration: "dims" (kv_heads, 2 chunks)."""
+    """State in the layer: note "chunks", the chosen dimensions of keys. Calibration: "dims" (kv_heads, 2 chunks) and
+    "query_dims" (heads, 2 chunks), the same for each query head."""
 
     chunks: int
 
@@ -48,24 +49,23 @@ class DominantChunks(Scorer):
         rated = agreement(*sample(layer.keys[0], queries[0]))
         kv_heads, half = layer.kv_heads, rated.shape[-1]
         best = rated.view(kv_heads, -1, half).mean(1).topk(min(self.chunks, half), dim=-1).indices.sort(-1).values
-        return {"dims": torch.cat([best, best + half], dim=-1)}
+        dims = torch.cat([best, best + half], dim=-1)
+        return {"dims": dims, "query_dims": dims.repeat_interleave(rated.shape[0] // kv_heads, dim=0)}
 
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
-        dims = layer.calibration["dims"]
-        of_keys = dims[None, :, None]
+        of_keys = layer.calibration["dims"][None, :, None]
 
         def chosen(keys: torch.Tensor) -> torch.Tensor:
             keys = keys[:, :, :, 0].float()
             return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1))
 
         index = PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
-        of_queries = dims.repeat_interleave(queries.shape[1] // dims.shape[0], dim=0)[None, :, None]
+        of_queries = layer.calibration["query_dims"][None, :, None]
         parts = queries.float().gather(-1, of_queries.expand(*queries.shape[:3], -1))
         scale = queries.shape[-1] ** -0.5
-        values = score_slots(layer, parts, span, keys=index.entries, scale=scale, reduce="mass", among=among)
-        return Scores(values, among, shares=True)
+        return scores_of_slots(layer, parts, span, keys=index.entries, scale=scale, among=among)
 
 
 def sample(keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,7 +26,7 @@ from pydantic import Field
 from tokloom import registry
 from tokloom.attention.page_index import PageIndex, mean, score_pages
 from tokloom.attention.scores import Scores, Span
-from tokloom.attention.selection import Scorer, Selecting, best_first, prefix, slots_of
+from tokloom.attention.selection import Scorer, Selecting, best_slots
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -64,12 +64,16 @@ class Hierarchical(Scorer):
         """The tokens of the surviving blocks."""
         index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
         blocks = score_pages(layer, queries.float(), span, index, first=True)
-        widths = span.ends.to(queries.device) // self.block + 1  # of each row
-        # The first and the last block may lie outside the span for the most part.
-        least = math.ceil(budget / self.block) + 2
-        surviving = torch.minimum((self.ratio * widths).ceil().long().clamp_min(least), widths)
-        places, _ = best_first(blocks, int(surviving.max()) * self.block)
-        return slots_of(blocks, prefix(places, surviving.expand(*places.shape[:-1])))
+        key = ("surviving", self.block, self.ratio, budget, id(span))
+        shared = layer.step.shared
+        if key not in shared:  # the same for all layers
+            widths = span.ends // self.block + 1  # of each row
+            # The first and the last block may lie outside the span for the most part.
+            least = math.ceil(budget / self.block) + 2
+            counts = torch.minimum((self.ratio * widths).ceil().int().clamp_min(least), widths)
+            shared[key] = Span(0, counts, int(counts.max())), span
+        surviving: Span = shared[key][0]
+        return best_slots(blocks, surviving.last, surviving.ends)
 
 
 @method(stage="attention")

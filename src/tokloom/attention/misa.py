@@ -23,8 +23,8 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.page_index import PageIndex, mean
-from tokloom.attention.scores import Scores, Span, largest, score_slots
-from tokloom.attention.selection import Scorer, Selecting
+from tokloom.attention.scores import Scores, Span, scores_of_slots
+from tokloom.attention.selection import Scorer, Selecting, best_slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
@@ -44,13 +44,13 @@ class RoutedHeads(Scorer):
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
         if among is not None and among.shape[1] > 1:  # narrowed down for each KV head, which then decides by itself
-            return Scores(score_slots(layer, queries, span, reduce="mass", among=among), among, shares=True)
+            return scores_of_slots(layer, queries, span, among=among)
         use = self.route(layer, queries, span)
-        values = score_slots(layer, queries, span, reduce="mass", shared=True, use=use, among=among)
+        scores = scores_of_slots(layer, queries, span, shared=True, use=use, among=among)
         if self.enlarge > 1 and among is None:
-            among = largest(values, min(values.shape[-1], math.ceil(self.enlarge * budget)))
-            values = score_slots(layer, queries, span, reduce="mass", shared=True, among=among)
-        return Scores(values, among, shares=True)
+            among = best_slots(scores, min(scores.items, math.ceil(self.enlarge * budget)))
+            scores = scores_of_slots(layer, queries, span, shared=True, among=among)
+        return scores
 
     def route(self, layer: KVLayer, queries: torch.Tensor, span: Span) -> torch.Tensor | None:
         """The heads that score, bool (heads, rows); None for all."""

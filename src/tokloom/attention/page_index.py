@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from tokloom.attention.kv_layer import KVLayer
-from tokloom.attention.scores import Reduce, Scores, Span, score_slots
+from tokloom.attention.scores import Reduce, Scores, Span, scores_of_pages
 
 
 class PageIndex:
@@ -26,7 +26,7 @@ class PageIndex:
     def of(
         cls, layer: KVLayer, name: str, size: int, describe: Callable[[torch.Tensor], torch.Tensor], span: int
     ) -> PageIndex:
-        """The layer's index of that name, with all full pages among the first `span` slots."""
+        """The layer's index of that name, with all full pages among the first `span` slots at least."""
         index = layer.notes.get(name)
         if index is None:
             index = layer.notes[name] = cls(size, describe)
@@ -54,9 +54,10 @@ class PageIndex:
         return other
 
     def _extend(self, layer: KVLayer, span: int) -> None:
-        pages = span // self.size
-        if pages <= self.count and self._held is not None:
+        if span // self.size <= self.count and self._held is not None:
             return
+        # All of the past at once, so that while decoding the work is not done anew for every token.
+        pages = max(span, layer.past) // self.size
         keys = layer.key_range(self.count * self.size, pages * self.size)
         new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, keys.shape[-1]))
         if self._held is None or self._held.shape[2] < pages:
@@ -88,13 +89,9 @@ def score_pages(
     The page at a row's end, which may not be full yet, is always taken; the first one too if `first`.
     """
     size = index.size
-    full = span.ends // size
-    pages = Span(span.begin // size, full, int(full.max()))
-    values = score_slots(layer, queries, pages, keys=index.entries, reduce=reduce, scale=scale)
-    values = torch.nn.functional.pad(values, (0, 1), value=-torch.inf)
-    begun = torch.where(span.ends % size > 0, torch.inf, -torch.inf).to(values.device)
-    place = full.long().to(values.device)[:, None].expand(*values.shape[:-1], 1)
-    values.scatter_(-1, place, begun[:, None].expand_as(place))
-    if first:
-        values[..., pages.begin : pages.begin + 1] = torch.inf
-    return Scores(values, page=size, span=span, shares=reduce == "mass")
+    key = ("pages", size, id(span))
+    shared = layer.step.shared
+    if key not in shared:  # the same for all layers
+        full = span.ends // size
+        shared[key] = Span(span.begin // size, full, int(full.max())), span
+    return scores_of_pages(layer, queries, span, shared[key][0], index.entries, size, reduce, scale, first)

@@ -2,18 +2,18 @@
 
 Paper: P4. Full Attention Strikes Back: Transferring Full Attention into Sparse within Hundred Training Steps.
     arXiv:2605.16928
-Formula: a KV head's long-range mass is the attention of a calibration text's queries beyond sinks and `window`; the
-    `retrieval` share of all KV heads with most of it are retrieval heads, the others attend to sinks and local window.
+Formula: a KV head's long-range mass is the attention beyond sinks and `window` of queries that read a passage of the
+    calibration text for the second time; the `retrieval` share of all KV heads with most of it are retrieval heads, the
+    others attend to sinks and local window.
     Indexer of a retrieval head: q' = A^T q, k' = B^T k of `dims` dimensions; with C_q and C_k the second moments of
     queries and (centred) keys and U S V^T the SVD of C_q^1/2 C_k^1/2, A = C_q^-1/2 U S and B = C_k^-1/2 V give the
     closest q k of that rank; then `steps` steps of Adam on KL(softmax(q k) || softmax(q' k')). Step: top-p (`mass`)
     over softmax(q' k'), at most `budget` tokens.
 Shapes: A (heads, d, dims), B (kv_heads, d, dims), index (batch, kv_heads, slots, dims).
-Effect: the paper transfers models within some hundred steps, nearly without loss. Here, with 160 of 1,680 slots of a
-    book, recall of the dense top-k is 0.23 (0.08 at random; layers, heads and four tokens together), and digits of
-    needles at 96 of 960 slots are right in 0.50 (dense 1.00, sinks and recent tokens 0.19; four examples). Its indexer
-    is fitted once by least squares and not trained, its top-p takes 0.44 of the budget, and heads that are taken for
-    local see recent tokens only.
+Effect: the paper transfers models within some hundred steps, nearly without loss. Here digits of needles at 96 of 960
+    slots are right in 0.98 (dense 1.00; 16 examples) with half of the KV heads, 0.97 with 0.4 of them; 6.5% of all
+    pairs are attended to. What matters is which heads are taken for retrieval heads: ranked on prose in which nothing
+    has to be looked up, the same half gives 0.38 (0.41 with an indexer of all dimensions).
 Differs: the indexer works on rotated queries and keys, as the store has them, and is trained once per model on a text
     of 1k tokens in seconds; the model's weights stay as they are. Classes are those of KV heads (the group's largest
     mass), whose query heads share the keys. Local heads keep their keys in the store.
@@ -28,8 +28,9 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.attend import attention_weights
+from tokloom.attention.calibration import REPEATED
 from tokloom.attention.page_index import PageIndex
-from tokloom.attention.scores import Scores, Span, score_slots
+from tokloom.attention.scores import Scores, Span, scores_of_slots
 from tokloom.attention.selection import Picker, Scorer, Selecting
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.attention.top_p import Nucleus
@@ -57,7 +58,8 @@ class LowRankIndexer(Scorer):
         tokens = queries.shape[2]
         rows = torch.linspace(tokens // 2, tokens - 1, SAMPLES, device=queries.device).long()
         sampled, keys = queries[0, :, rows].float(), layer.keys[0].float()
-        far = long_range_mass(sampled, keys, rows, self.window)
+        looked_up = rows[rows >= tokens - tokens // REPEATED]
+        far = long_range_mass(sampled[:, -len(looked_up) :], keys, looked_up, self.window)
         earlier = keys[:, min(SINKS, tokens // 4) : tokens // 2]
         to_query, to_key = closest(queries[0, :, tokens // 2 :].float(), earlier, self.dims)
         to_query, to_key = train(to_query, to_key, sampled, earlier, self.steps)
@@ -81,8 +83,7 @@ class LowRankIndexer(Scorer):
         index = PageIndex.of(layer, f"{self.dims} dims", 1, lambda keys: keys[:, :, :, 0].float() @ to_key, span.last)
         low = queries.float() @ found["to_query"]
         use = found["retrieves"][:, None].expand(-1, queries.shape[2])
-        values = score_slots(layer, low, span, keys=index.entries, scale=1.0, reduce="mass", among=among, use=use)
-        return Scores(values, among, shares=True)
+        return scores_of_slots(layer, low, span, keys=index.entries, scale=1.0, among=among, use=use)
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ Slots of a selecting policy are never evicted, so that a slot's index is its pos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import torch
 
 from tokloom._core import choose_slots
 from tokloom._core import score_slots as core_score_slots
+from tokloom._core import select_slots as core_select_slots
 from tokloom.attention.kv_layer import KVLayer
 
 Reduce = Literal["most", "sum", "mass"]
@@ -29,21 +31,178 @@ class Span:
     last: int
 
 
-@dataclass
 class Scores:
     """Scores of items, each of which stands for one slot or for a page of `page` consecutive ones.
 
-    values: float32 (batch, kv_heads or 1, rows, items); -inf for what may not be chosen, inf for what always is.
+    values: float32 (batch, kv_heads or 1, rows, items); -inf for what may not be chosen, inf for what always is. Or
+        what makes them, called when they are asked for.
     slots: which slot (or page) each item is, int64 and as `values` but for sizes of 1; None: item i is i.
     span: of pages: slots outside it are left out of a page that is taken.
     shares: the values are shares of attention, or sums of them; else logits.
+    items: their number, where the values are still to be made.
+    select: the slots of the best k items without making the values: (k, counts, mass) -> int64 (batch, kv_heads or 1,
+        rows, k * page), -1 for none. counts: int32 (rows,), at most k, where rows differ. mass, of single slots whose
+        values are shares only: of those, best first, as many as hold this share of all; 0 for all.
     """
 
-    values: torch.Tensor
-    slots: torch.Tensor | None = None
-    page: int = 1
-    span: Span | None = None
-    shares: bool = False
+    def __init__(
+        self,
+        values: torch.Tensor | Callable[[], torch.Tensor],
+        slots: torch.Tensor | None = None,
+        page: int = 1,
+        span: Span | None = None,
+        shares: bool = False,
+        items: int = 0,
+        select: Callable[[int, torch.Tensor | None, float], torch.Tensor] | None = None,
+    ) -> None:
+        self._values, self.slots, self.page, self.span, self.shares = values, slots, page, span, shares
+        self.select = select
+        self.items = values.shape[-1] if isinstance(values, torch.Tensor) else items
+
+    @property
+    def values(self) -> torch.Tensor:
+        if not isinstance(self._values, torch.Tensor):
+            self._values = self._values()
+        return self._values
+
+
+def scores_of_slots(
+    layer: KVLayer,
+    queries: torch.Tensor,
+    span: Span,
+    *,
+    keys: torch.Tensor | None = None,
+    scale: float | None = None,
+    reduce: Reduce = "mass",
+    shared: bool = False,
+    among: torch.Tensor | None = None,
+    use: torch.Tensor | None = None,
+) -> Scores:
+    """As `score_slots`; they are made when they are asked for."""
+
+    def values() -> torch.Tensor:
+        return score_slots(
+            layer, queries, span, keys=keys, scale=scale, reduce=reduce, shared=shared, among=among, use=use
+        )
+
+    def select(k: int, counts: torch.Tensor | None, mass: float) -> torch.Tensor:
+        call = _CoreCall(layer, queries, span, keys, scale, reduce, shared, among, use)
+        return call.select(k, counts, mass)
+
+    items = span.last if among is None else among.shape[-1]
+    fast = select if _in_core(layer, queries, keys) else None
+    return Scores(values, among, shares=reduce == "mass", items=items, select=fast)
+
+
+def _in_core(layer: KVLayer, queries: torch.Tensor, keys: torch.Tensor | None) -> bool:
+    core = layer.core is not None and layer.holes is None and queries.dtype == torch.float32 and queries.shape[0] == 1
+    return core and (keys is None or keys.dtype in _STORAGES)
+
+
+_STORAGES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+"""What an index may be of, as the core calls it."""
+
+
+class _CoreCall:
+    """What the core's two functions take of these arguments; see `score_slots`. Holds the tensors that it points to."""
+
+    def __init__(
+        self,
+        layer: KVLayer,
+        queries: torch.Tensor,
+        span: Span,
+        keys: torch.Tensor | None,
+        scale: float | None,
+        reduce: Reduce,
+        shared: bool,
+        among: torch.Tensor | None,
+        use: torch.Tensor | None,
+    ) -> None:
+        _, heads, rows, width = queries.shape
+        kv_heads = layer.kv_heads
+        queries = queries.contiguous()
+        if keys is None:
+            held = layer.slots.core_arguments
+            stored: dict[str, Any] = {name: held[name] for name in ("keys", "storage", "key_scales", "centres")}
+            stored["head_stride"] = held["capacity"]
+        else:
+            stored = {"keys": keys.data_ptr(), "storage": _STORAGES[keys.dtype], "head_stride": keys.stride(1) // width}
+        if among is not None:
+            among = among.contiguous()
+            stored |= {
+                "index": among.data_ptr(), "chosen": among.shape[-1], "index_heads": among.shape[1],
+                "index_rows": among.shape[2],
+            }  # fmt: skip
+        if use is not None:
+            use = use.contiguous()
+            stored["use"] = use.data_ptr()
+        self._held = queries, keys, among, use, span
+        self.results, self.rows = 1 if shared else kv_heads, rows
+        self.places = span.last if among is None else among.shape[-1]
+        self.arguments: dict[str, Any] = {
+            "queries": queries.data_ptr(), "query_strides": (rows * width, width), "heads": heads,
+            "kv_heads": kv_heads, "rows": rows, "width": width, "count": span.last,
+            "scale": width**-0.5 if scale is None else scale, "threads": torch.get_num_threads(),
+            "begin": span.begin, "ends": span.ends.data_ptr(), "reduce": reduce, "shared": shared, **stored,
+        }  # fmt: skip
+
+    def score(self) -> torch.Tensor:
+        out = torch.empty(1, self.results, self.rows, self.places)
+        core_score_slots(out=out.data_ptr(), **self.arguments)
+        return out
+
+    def select(
+        self,
+        k: int,
+        counts: torch.Tensor | None,
+        mass: float,
+        page: int = 1,
+        slots: Span | None = None,
+        first: bool = False,
+    ) -> torch.Tensor:
+        """slots: of pages, the span that they are of."""
+        out = torch.empty(1, self.results, self.rows, k * page, dtype=torch.long)
+        core_select_slots(
+            out=out.data_ptr(), k=k, counts=0 if counts is None else counts.data_ptr(), mass=mass, page=page,
+            slot_begin=0 if slots is None else slots.begin, slot_ends=0 if slots is None else slots.ends.data_ptr(),
+            first=first, **self.arguments,
+        )  # fmt: skip
+        return out
+
+
+def scores_of_pages(
+    layer: KVLayer,
+    queries: torch.Tensor,
+    span: Span,
+    pages: Span,
+    entries: torch.Tensor,
+    size: int,
+    reduce: Reduce,
+    scale: float | None,
+    first: bool,
+) -> Scores:
+    """Scores of the pages of `size` slots that overlap a span, by their entries (batch, kv_heads, pages, width).
+
+    pages: those that are full. The page at a row's end, which may not be full yet, is always taken; the first one too
+        if `first`.
+    """
+
+    def values() -> torch.Tensor:
+        values = score_slots(layer, queries, pages, keys=entries, reduce=reduce, scale=scale)
+        values = torch.nn.functional.pad(values, (0, 1), value=-torch.inf)
+        begun = torch.where(span.ends % size > 0, torch.inf, -torch.inf).to(values.device)
+        place = pages.ends.long().to(values.device)[:, None].expand(*values.shape[:-1], 1)
+        values.scatter_(-1, place, begun[:, None].expand_as(place))
+        if first:
+            values[..., pages.begin : pages.begin + 1] = torch.inf
+        return values
+
+    def select(k: int, counts: torch.Tensor | None, mass: float) -> torch.Tensor:
+        call = _CoreCall(layer, queries, pages, entries, scale, reduce, False, None, None)
+        return call.select(k, counts, mass, size, span, first)
+
+    fast = select if _in_core(layer, queries, entries) else None
+    return Scores(values, page=size, span=span, shares=reduce == "mass", items=pages.last + 1, select=fast)
 
 
 def score_slots(
@@ -62,8 +221,8 @@ def score_slots(
 
     Args:
         queries: float32 (batch, heads, rows, width).
-        keys: what is scored instead of the layer's keys, float32 (batch, kv_heads, items >= span.last, width), the
-            last dimension contiguous: an index of the policy's own.
+        keys: what is scored instead of the layer's keys, float32 or bf16 (batch, kv_heads, items >= span.last, width),
+            the last dimension contiguous: an index of the policy's own.
         scale: 1 / sqrt(width) if left out.
         shared: one result for all KV heads.
         among: int64 (batch, kv_heads or 1, rows or 1, chosen): only these are scored, -1 for none.
@@ -72,38 +231,13 @@ def score_slots(
     Returns:
         float32 (batch, kv_heads or 1, rows, span.last or chosen); -inf outside the span.
     """
-    batch, heads, rows, width = queries.shape
-    scale = width**-0.5 if scale is None else scale
-    core = layer.core is not None and layer.holes is None and queries.dtype == torch.float32 and batch == 1
-    if not core or (keys is not None and keys.dtype != torch.float32):
-        compared = layer.keys if keys is None else keys
-        holes = layer.holes if keys is None else None
-        compared = (compared if among is not None else compared[:, :, : span.last]).float()
-        return _scores(compared, queries.float(), span, scale, reduce, shared, among, use, holes)
-    kv_heads = layer.kv_heads
-    if keys is None:
-        held = layer.slots.core_arguments
-        stored: dict[str, Any] = {"keys": held["keys"], "storage": held["storage"], "key_scales": held["key_scales"],
-                  "centres": held["centres"], "head_stride": held["capacity"]}  # fmt: skip
-    else:
-        stored = {"keys": keys.data_ptr(), "storage": "fp32", "head_stride": keys.stride(1) // width}
-    queries = queries.contiguous()
-    places = span.last if among is None else among.shape[-1]
-    out = torch.empty(1, 1 if shared else kv_heads, rows, places)
-    listed: dict[str, Any] = {}
-    if among is not None:
-        among = among.contiguous()
-        listed = {
-            "index": among.data_ptr(), "chosen": places, "index_heads": among.shape[1], "index_rows": among.shape[2]
-        }  # fmt: skip
-    use = use.contiguous() if use is not None else None
-    core_score_slots(
-        queries=queries.data_ptr(), query_strides=(rows * width, width), heads=heads, kv_heads=kv_heads, rows=rows,
-        width=width, count=span.last, scale=scale, out=out.data_ptr(), threads=torch.get_num_threads(),
-        begin=span.begin, ends=span.ends.data_ptr(), use=use.data_ptr() if use is not None else 0, reduce=reduce,
-        shared=shared, **stored, **listed,
-    )  # fmt: skip
-    return out
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    if _in_core(layer, queries, keys):
+        return _CoreCall(layer, queries, span, keys, scale, reduce, shared, among, use).score()
+    compared = layer.keys if keys is None else keys
+    holes = layer.holes if keys is None else None
+    compared = (compared if among is not None else compared[:, :, : span.last]).float()
+    return _scores(compared, queries.float(), span, scale, reduce, shared, among, use, holes)
 
 
 def _scores(

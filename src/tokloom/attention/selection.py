@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from tokloom import registry
-from tokloom.attention.scores import Scores, Span, largest, score_slots
+from tokloom.attention.scores import Scores, Span, largest, scores_of_slots
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.errors import SpecError
 
@@ -103,8 +103,7 @@ class ExactScores(Scorer):
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
         shared = self.shared and (among is None or among.shape[1] == 1)
-        values = score_slots(layer, queries, span, reduce="mass", shared=shared, among=among)
-        return Scores(values, among, shares=True)
+        return scores_of_slots(layer, queries, span, shared=shared, among=among)
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,7 @@ class TopK(Picker):
     """The best `budget` slots, or as many pages as are in the budget."""
 
     def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
-        k = min(budget // scores.page, scores.values.shape[-1])
-        return slots_of(scores, largest(scores.values, k))
+        return best_slots(scores, min(budget // scores.page, scores.items))
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,18 @@ def slots_of(scores: Scores, places: torch.Tensor) -> torch.Tensor:
         return slots.masked_fill(slots < 0, -1)
     ends = span.ends.to(slots.device)[:, None]
     return slots.masked_fill((slots < span.begin) | (slots >= ends), -1)
+
+
+def best_slots(scores: Scores, k: int, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """The slots of the best `k` items of each row: int64 (batch, kv_heads or 1, rows, n), -1 for none.
+
+    counts: int32 (rows,), at most `k`, where rows take different numbers."""
+    if scores.select is not None:
+        return scores.select(k, counts, 0.0)
+    if counts is None:
+        return slots_of(scores, largest(scores.values, k))
+    places, _ = best_first(scores, k * scores.page)
+    return slots_of(scores, prefix(places, counts.to(places.device).expand(places.shape[:-1])))
 
 
 def shares_of(scores: Scores) -> torch.Tensor:

@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from tokloom.attention.scores import largest
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
@@ -121,9 +120,11 @@ class Clusters:
 
     def chosen(self, queries: torch.Tensor) -> torch.Tensor:
         """Which clustered keys each row attends to: bool (heads, rows, keys). queries: (heads, group, rows, d)."""
-        coarse = scores_of(queries, self.coarse, self.coarse_sizes[:, None, None]) >= self.thresholds.coarse
-        parents = self.parents[:, None, None].expand(*coarse.shape[:3], -1)
-        left = coarse.gather(-1, parents) * self.sizes[:, None, None]
+        left = self.sizes[:, None, None]
+        if self.thresholds.coarse > 0:
+            coarse = scores_of(queries, self.coarse, self.coarse_sizes[:, None, None]) >= self.thresholds.coarse
+            parents = self.parents[:, None, None].expand(*coarse.shape[:3], -1)
+            left = coarse.gather(-1, parents) * left
         kept = (scores_of(queries, self.centroids, left) >= self.thresholds.fine).any(1)  # (heads, rows, clusters)
         return kept.gather(-1, self.labels[:, None].expand(*kept.shape[:2], -1))
 
@@ -181,11 +182,20 @@ class SqueezedAttention(AttentionPolicy):
             return None
         clusters.thresholds.settle(self.coarse_sparsity, self.sparsity)
         chosen = clusters.chosen(_grouped(queries, layer.kv_heads))  # (heads, rows, keys)
-        most = int(chosen.sum(-1).max())
-        marks = torch.zeros(chosen.shape, device=chosen.device).masked_fill_(~chosen, -torch.inf)
-        listed = largest(marks.view(len(queries), -1, *chosen.shape[1:]), most)
+        listed = _listed(chosen)
+        listed = listed.view(len(queries), -1, chosen.shape[1], listed.shape[-1])
         rest = torch.arange(chosen.shape[-1], layer.past, device=chosen.device)
         return torch.cat([listed, rest.expand(*listed.shape[:-1], -1)], dim=-1)
+
+
+def _listed(chosen: torch.Tensor) -> torch.Tensor:
+    """Which are set in each row of (..., n): int64 (rows, the most of any row, 1 at least), ascending, then -1."""
+    flat = chosen.flatten(0, -2)
+    row, place = flat.nonzero(as_tuple=True)
+    sizes = flat.sum(-1)
+    listed = flat.new_full((len(flat), max(1, int(sizes.max()))), -1, dtype=torch.long)
+    listed[row, torch.arange(len(row), device=row.device) - (sizes.cumsum(0) - sizes)[row]] = place
+    return listed
 
 
 def _grouped(queries: torch.Tensor, kv_heads: int) -> torch.Tensor:

@@ -37,6 +37,8 @@ class Nucleus(Picker):
     mass: float
 
     def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
+        if scores.select is not None and scores.shares and scores.page == 1:
+            return scores.select(min(budget, scores.items), None, self.mass)
         places, shares = best_first(scores, budget)
         before = shares.cumsum(-1) - shares
         # Places fall in score, so that those wanted come first.
