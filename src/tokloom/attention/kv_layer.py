@@ -55,11 +55,12 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         limit: int,
         precision: str | None = None,
         memory: MappedMemory | None = None,
+        layers: int = 1,
     ) -> None:
         # CacheLayerMixin.__init__ would assign to keys and values, which are views here.
         self.is_initialized = False
         self.index, self.policy, self.limit, self.precision = index, policy, limit, precision
-        self.memory = memory
+        self.memory, self.layers = memory, layers
         self.slots: Slots
         """There once `is_initialized`."""
         self.seen = 0

@@ -45,7 +45,7 @@ class KVStore(Cache):
         memory: MappedMemory | None = None,
     ) -> None:
         self.policy, self.watch, self.memory = policy, watch, memory
-        super().__init__(layers=[KVLayer(i, policy, limit, precision, memory) for i in range(layers)])
+        super().__init__(layers=[KVLayer(i, policy, limit, precision, memory, layers) for i in range(layers)])
         self._tried: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
         for layer, found in zip(self.layers, calibration, strict=False):
             layer.calibration = found
