@@ -19,7 +19,7 @@ from tokloom._core import KVBuffer
 from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.precision import PRECISIONS, Plain
 from tokloom.attention.slots import Slots
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import UNLIMITED, AttentionPolicy
 from tokloom.attention.step import Step
 
 Watcher = Callable[["KVLayer", torch.Tensor | None], None]
@@ -102,9 +102,21 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Appends the keys and values of this pass, (batch, kv_heads, rows, head_dim). What it returns is not read."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.slots.reserve(key_states.shape[2])
+        start = self.reserve()
         self.slots.write(start, key_states, value_states, self.step.position_ids)
         return key_states, value_states
+
+    def reserve(self) -> int:
+        """Takes slots for the rows of this pass into use and returns the first."""
+        return self.slots.reserve(self.step.rows, self._bound)
+
+    @property
+    def _bound(self) -> int:
+        """How many slots are left after a pass at most; 0 if there is no bound."""
+        if self.window is not None:
+            return self.window + self._overhang(self.window)
+        holds = self.policy.holds(self)
+        return holds if holds < UNLIMITED else 0
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -183,7 +195,10 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.slots.core
 
     def shrink(self, spare: int) -> None:
-        """Gives back slots beyond `spare` free ones, if that is a good part of the memory."""
+        """Gives back slots beyond `spare` free ones, or beyond what may be left after a pass, if that is a good part of
+        the memory."""
+        if self._bound:
+            spare = min(spare, max(self.policy.room(self.seen), self._bound - self.count))
         if self.slots.capacity > (self.count + spare) * 5 // 4:
             self.slots.resize(self.count + spare)
 

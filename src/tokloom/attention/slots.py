@@ -116,14 +116,21 @@ class Slots:
 
     # --- writing
 
-    def reserve(self, rows: int) -> int:
-        """Takes `rows` slots into use and returns the first; the caller fills in keys, values and positions."""
+    def reserve(self, rows: int, bound: int = 0) -> int:
+        """Takes `rows` slots into use and returns the first; the caller fills in keys, values and positions.
+
+        bound: how many will be left after the pass at most, 0 if unknown; as `limit`."""
         start, wanted = self.count, self.count + rows
         if wanted > self.capacity:
             grown = max(wanted, self.capacity * 3 // 2)
+            limit = self.limit
+            if bound and not wanted <= limit <= bound + rows:
+                limit = bound + rows
+                if wanted > limit:  # a head holds more than the mean
+                    grown = min(grown, wanted * 9 // 8)
             # Not beyond what the request can fill, and at once to that when it is near.
-            if wanted <= self.limit <= max(grown, wanted * 3 // 2):
-                grown = self.limit
+            if wanted <= limit <= max(grown, wanted * 3 // 2):
+                grown = limit
             self.resize(grown)
         elif len(self._sharers) > 1:
             self.resize(self.capacity)

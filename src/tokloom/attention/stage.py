@@ -64,6 +64,11 @@ class AttentionPolicy:
         attends to the very slots that it would when decoded alone. Acceptance is cut off there."""
         return UNLIMITED
 
+    def holds(self, layer: KVLayer) -> int:
+        """The most slots of a KV head that it leaves after a pass, the mean over KV heads; `UNLIMITED` if it drops
+        nothing. Memory is reserved by it: this, and what a pass adds."""
+        return UNLIMITED
+
     @property
     def rewinds(self) -> bool:
         """The last tokens can be taken back: it learns nothing from a pass and drops nothing."""
