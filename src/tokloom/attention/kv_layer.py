@@ -262,7 +262,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def can_rewind(self, seen: int) -> bool:
         """Whether all that a query after the first `seen` tokens may see is still held."""
         if self.count == self.seen or seen == 0:
-            return True
+            return seen == 0 or not self.is_initialized or seen >= self.slots.reordered
         return self.window is not None and int(self.positions[0, 0, 0]) <= max(0, seen - self.window)
 
     def rewind(self, seen: int) -> None:
@@ -270,6 +270,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         extra = max(0, self.seen - seen)  # a layer that was left out of some passes has seen fewer
         if self.is_initialized:
             self.slots.count = max(0, self.count - extra)
+            self.slots.reordered = min(self.slots.reordered, self.slots.count)
         self.seen -= extra
         for note in self.notes.values():
             if not isinstance(note, torch.Tensor):
