@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,13 +11,15 @@ from hypothesis import strategies as st
 
 from tests.attention.steps import check_trees, read
 from tests.attention.test_attend import reference_logits, some_tokens
-from tokloom import Engine
+from tests.attention.test_ragged import shared
+from tokloom import Engine, Sampling
 from tokloom.attention.attend import attention_scores
 from tokloom.attention.ice_cache import IceCache, balanced_clusters
 from tokloom.attention.kv_layer import KVLayer
-from tokloom.attention.kv_store import Step
+from tokloom.attention.kv_store import KVStore, Step
+from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.stage import AttentionPolicy
-from tokloom.engine.forward import new_store, prefill
+from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.errors import SpecError
 from tokloom.models.language_model import LanguageModel
 
@@ -152,3 +156,92 @@ def test_effect_reads_a_needle(smollm2: LanguageModel, alice: str) -> None:
     control = Engine(smollm2, attention="h2o:budget=128,recent=1,interval=8").score(prompt, " 7315")
     assert max(found.ranks[digits]) == 0
     assert sum(control.logprobs[digits]) < sum(found.logprobs[digits]) - 2
+
+
+BIG = {"budget": 150, "sink": 2, "local": 20, "page": 64, "batch": 256}
+"""With rows of 64 bytes a page of tokens is one of the system."""
+
+
+def long_store(kind: str, memory: MappedMemory | None, tokens: int = 700) -> KVStore:
+    model = shared(kind)
+    store = new_store(model, IceCache(**BIG), 0, memory=memory)
+    for _ in prefill(model, store, some_tokens(model, tokens), 300):
+        pass
+    store.prepare()
+    return store
+
+
+@pytest.mark.parametrize("kind", ["core", "modules", "torch"])
+def test_on_disk_the_result_is_the_same_number_for_number(kind: str, tmp_path: Path) -> None:
+    """Steps and trees across the end of a batch; and a copy made before stays in the order of the text."""
+    model = shared(kind)
+    stores = [long_store(kind, None), long_store(kind, MappedMemory(tmp_path))]
+    copied = stores[1].fork()
+    for i in range(700, 780, 4):
+        ours = some_tokens(model, 4, seed=i)
+        steps = [Step((i,), model.device), Step((i + 1, i + 2, i + 2), model.device, parents=(-1, 0, 0)),
+                 Step((i + 3,), model.device)]  # fmt: skip
+        for step, rows, accepted in zip(
+            steps, ([ours[0]], [*ours[1:3], 7], [ours[3]]), ([0], [0, 1], [0]), strict=True
+        ):
+            plain, mapped = (forward(model, store, rows, step, all_logits=True) for store in stores)
+            assert torch.equal(plain, mapped)
+            for store in stores:
+                store.accept(accepted)
+    layer = stores[1].layers[1]
+    assert layer.slots.reordered == 768
+    assert layer.positions[0, 0, :768].tolist() != list(range(768))
+    assert copied.layers[1].slots.reordered == 0
+    assert copied.layers[1].positions[0, 0].tolist() == list(range(700))
+    torch.testing.assert_close(copied.layers[1].keys, stores[0].layers[1].keys[:, :, :700])
+    turn = Step(tuple(range(780, 800)), model.device, prompt=True)
+    more = some_tokens(model, 20, seed=1)
+    plain, mapped = (forward(model, store, more, turn, all_logits=True) for store in stores)
+    torch.testing.assert_close(plain, mapped, atol=1e-4, rtol=1e-4)  # dense, its sums in another order
+    assert stores[1].rewind(790) == 790
+    assert stores[1].rewind(500) == 0, "tokens cannot be taken back out of pages"
+    assert stores[1].seen == 0
+
+
+def test_pages_read_are_pages_chosen(tmp_path: Path) -> None:
+    model, store = shared("core"), long_store("core", MappedMemory(tmp_path))
+    plain = long_store("core", None)
+    forward(model, store, [9], Step((700,), model.device), all_logits=True)  # lays the pages out
+    forward(model, plain, [9], Step((700,), model.device), all_logits=True)
+    chosen: dict[int, torch.Tensor] = {}
+    for layer in plain.layers:
+        layer.watch = lambda layer, selected: chosen.update({layer.index: selected})
+    before = store.mapping()
+    forward(model, store, [8], Step((701,), model.device), all_logits=True)
+    forward(model, plain, [8], Step((701,), model.device), all_logits=True)
+    wanted = by_text = 0
+    for layer in plain.layers:
+        labels = layer.notes["pages"].page
+        for head in range(2):
+            tokens = [j for j in chosen[layer.index].expand(1, 2, 1, -1)[0, head, 0].tolist() if j >= 0]
+            assert len(tokens) >= 140
+            wanted += 2 * len({int(labels[head, j]) if j < 512 else j // 64 for j in tokens})  # keys and values
+            by_text += 2 * len({j // 64 for j in tokens})
+    after = store.mapping()
+    assert after["pages_read"] - before["pages_read"] == wanted
+    assert after["bytes_read"] == after["pages_read"] * 4096
+    assert wanted < 0.7 * by_text
+
+
+def test_other_scorers_find_the_order_of_the_text(tmp_path: Path) -> None:
+    prompt, sampling = "one two three four five six seven " * 12, Sampling(max_new_tokens=24)
+    for spec in ("ice_cache:budget=60,local=8,batch=32,scorer=quest", "select:scorer=ice_cache,budget=60,local=8"):
+        found, expected = (
+            Engine(shared("core"), attention=spec, offload=offload).generate(prompt, sampling=sampling)
+            for offload in (tmp_path, None)
+        )
+        assert found.tokens == expected.tokens
+
+
+def test_self_speculation_drafts_over_a_mapped_store(tmp_path: Path) -> None:
+    prompt, sampling = "one two three four five six seven " * 12, Sampling(max_new_tokens=24)
+    drafter = 'self_speculation:attention="ice_cache:budget=60,local=8,batch=32"'
+    plain = Engine(shared("core")).generate(prompt, sampling=sampling)
+    assert Engine(shared("core"), drafter=drafter, offload=tmp_path).generate(prompt, sampling=sampling).tokens == (
+        plain.tokens
+    )

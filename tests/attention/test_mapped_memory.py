@@ -34,9 +34,10 @@ def test_the_text_is_the_same(kind: str, name: str, kv: str | None, tmp_path: Pa
     expected, found = (engine.generate(PROMPTS[0], sampling=sampling) for engine in (plain, mapped))
     assert found.tokens == expected.tokens
     row = found.ledger.row("attention")
-    assert row.kv_bytes == expected.ledger.row("attention").kv_bytes
+    assert row.kv_bytes >= expected.ledger.row("attention").kv_bytes, "each head has whole pages"
     assert 0 < row.counts["mapped_bytes"] < row.kv_bytes
     assert row.counts["pages_read"] > 0
+    assert row.counts["bytes_read"] == row.counts["pages_read"] * PAGE
     assert list(tmp_path.iterdir()) == []
     again = mapped.generate_many(PROMPTS, sampling=sampling)
     assert [r.tokens for r in again] == [r.tokens for r in plain.generate_many(PROMPTS, sampling=sampling)]

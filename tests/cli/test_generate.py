@@ -113,3 +113,15 @@ def test_wrong_constraints_cost_no_model(
     assert engine.made == {}
     for complaint in complaints:
         assert complaint in " ".join(done.err.split())
+
+
+def test_offload_reaches_the_engine_and_is_looked_for(run: Run, engine: FakeEngine, tmp_path: Path) -> None:
+    assert run("generate", "Once", "--offload", str(tmp_path)).code == 0
+    assert engine.made["offload"] == tmp_path
+    assert run("generate", "Once").code == 0
+    assert "offload" not in engine.made
+    for verb in (("generate", "Once"), ("ask", __file__, "Who?"), ("compare", "attention")):
+        done = run(*verb, "--offload", str(tmp_path / "missing"))
+        assert done.code == 2
+        assert "--offload" in done.err
+        assert "missing" in done.err

@@ -102,7 +102,7 @@ def attend_layer(
         out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None, summed)
     else:
         out, weights = _torch(layer, query, selected, scale, softcap), None
-    if wanted and weights is None:
+    if wanted and weights is None and replaced is None:
         mask, _ = _mask(layer, None)
         if mask is None and layer.step.rows > 1:
             mask = layer.step.own[None, None]

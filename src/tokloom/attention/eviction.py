@@ -48,6 +48,9 @@ class Evicting(AttentionPolicy):
     def room(self, seen: int) -> int:
         return self.interval - seen % self.interval
 
+    def holds(self, layer: KVLayer) -> int:
+        return self.budget
+
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
         return None if layer.held <= self.size else self.kept(layer)
 

@@ -19,7 +19,7 @@ from tokloom._core import KVBuffer
 from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.precision import PRECISIONS, Plain
 from tokloom.attention.slots import Slots
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.stage import UNLIMITED, AttentionPolicy
 from tokloom.attention.step import Step
 
 Watcher = Callable[["KVLayer", torch.Tensor | None], None]
@@ -55,11 +55,12 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         limit: int,
         precision: str | None = None,
         memory: MappedMemory | None = None,
+        layers: int = 1,
     ) -> None:
         # CacheLayerMixin.__init__ would assign to keys and values, which are views here.
         self.is_initialized = False
         self.index, self.policy, self.limit, self.precision = index, policy, limit, precision
-        self.memory = memory
+        self.memory, self.layers = memory, layers
         self.slots: Slots
         """There once `is_initialized`."""
         self.seen = 0
@@ -101,9 +102,21 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Appends the keys and values of this pass, (batch, kv_heads, rows, head_dim). What it returns is not read."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.slots.reserve(key_states.shape[2])
+        start = self.reserve()
         self.slots.write(start, key_states, value_states, self.step.position_ids)
         return key_states, value_states
+
+    def reserve(self) -> int:
+        """Takes slots for the rows of this pass into use and returns the first."""
+        return self.slots.reserve(self.step.rows, self._bound)
+
+    @property
+    def _bound(self) -> int:
+        """How many slots are left after a pass at most; 0 if there is no bound."""
+        if self.window is not None:
+            return self.window + self._overhang(self.window)
+        holds = self.policy.holds(self)
+        return holds if holds < UNLIMITED else 0
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -182,7 +195,10 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.slots.core
 
     def shrink(self, spare: int) -> None:
-        """Gives back slots beyond `spare` free ones, if that is a good part of the memory."""
+        """Gives back slots beyond `spare` free ones, or beyond what may be left after a pass, if that is a good part of
+        the memory."""
+        if self._bound:
+            spare = min(spare, max(self.policy.room(self.seen), self._bound - self.count))
         if self.slots.capacity > (self.count + spare) * 5 // 4:
             self.slots.resize(self.count + spare)
 
@@ -246,7 +262,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def can_rewind(self, seen: int) -> bool:
         """Whether all that a query after the first `seen` tokens may see is still held."""
         if self.count == self.seen or seen == 0:
-            return True
+            return seen == 0 or not self.is_initialized or seen >= self.slots.reordered
         return self.window is not None and int(self.positions[0, 0, 0]) <= max(0, seen - self.window)
 
     def rewind(self, seen: int) -> None:
@@ -254,6 +270,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         extra = max(0, self.seen - seen)  # a layer that was left out of some passes has seen fewer
         if self.is_initialized:
             self.slots.count = max(0, self.count - extra)
+            self.slots.reordered = min(self.slots.reordered, self.slots.count)
         self.seen -= extra
         for note in self.notes.values():
             if not isinstance(note, torch.Tensor):

@@ -11,7 +11,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tokloom.attention.kv_layer import KVLayer, Watcher
-from tokloom.attention.mapped_memory import MappedMemory
+from tokloom.attention.mapped_memory import PAGE, MappedMemory
 from tokloom.attention.precision import PRECISIONS
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
@@ -45,7 +45,7 @@ class KVStore(Cache):
         memory: MappedMemory | None = None,
     ) -> None:
         self.policy, self.watch, self.memory = policy, watch, memory
-        super().__init__(layers=[KVLayer(i, policy, limit, precision, memory) for i in range(layers)])
+        super().__init__(layers=[KVLayer(i, policy, limit, precision, memory, layers) for i in range(layers)])
         self._tried: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
         for layer, found in zip(self.layers, calibration, strict=False):
             layer.calibration = found
@@ -183,11 +183,16 @@ class KVStore(Cache):
         }
 
     def mapping(self) -> dict[str, int]:
-        """Of a store in mapped files: bytes mapped, bytes of these in RAM now, pages read so far. Else empty."""
+        """Of a store in mapped files: bytes mapped, those in RAM now, pages and bytes read so far. Else empty."""
         if self.memory is None:
             return {}
         pages = sum(layer.tally.pages for layer in self.layers)
-        return {"mapped_bytes": self.memory.bytes, "resident_bytes": self.memory.resident_bytes, "pages_read": pages}
+        return {
+            "mapped_bytes": self.memory.bytes,
+            "resident_bytes": self.memory.resident_bytes,
+            "pages_read": pages,
+            "bytes_read": pages * PAGE,
+        }
 
 
 class StoreGroup(Cache):

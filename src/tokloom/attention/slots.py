@@ -8,6 +8,7 @@ Where no head has holes this is a plain tensor (batch, kv_heads, capacity, ...).
 
 from __future__ import annotations
 
+from math import gcd, prod
 from typing import Any
 from weakref import WeakSet
 
@@ -43,6 +44,8 @@ class Slots:
         self.mapped = memory
         """Where keys and values lie; None: in RAM."""
         self.count = self.capacity = self.peak_bytes = 0
+        self.reordered = 0
+        """Slots before this one are not in the order of the text."""
         self.holes: torch.Tensor | None = None
         """int64 (batch, kv_heads): how many of the first numbers are holes; None if there are none."""
         self.core: KVBuffer | None = None
@@ -116,14 +119,21 @@ class Slots:
 
     # --- writing
 
-    def reserve(self, rows: int) -> int:
-        """Takes `rows` slots into use and returns the first; the caller fills in keys, values and positions."""
+    def reserve(self, rows: int, bound: int = 0) -> int:
+        """Takes `rows` slots into use and returns the first; the caller fills in keys, values and positions.
+
+        bound: how many will be left after the pass at most, 0 if unknown; as `limit`."""
         start, wanted = self.count, self.count + rows
         if wanted > self.capacity:
             grown = max(wanted, self.capacity * 3 // 2)
+            limit = self.limit
+            if bound and not wanted <= limit <= bound + rows:
+                limit = bound + rows
+                if wanted > limit:  # a head holds more than the mean
+                    grown = min(grown, wanted * 9 // 8)
             # Not beyond what the request can fill, and at once to that when it is near.
-            if wanted <= self.limit <= max(grown, wanted * 3 // 2):
-                grown = self.limit
+            if wanted <= limit <= max(grown, wanted * 3 // 2):
+                grown = limit
             self.resize(grown)
         elif len(self._sharers) > 1:
             self.resize(self.capacity)
@@ -190,8 +200,25 @@ class Slots:
             held = each.gather(2, clamped).masked_fill_(~exists.view(*index.shape, *trailing), empty)
             each[:, :, : self.count] = held
 
+    def reorder(self, first: int, order: torch.Tensor) -> None:
+        """Puts slots from `first` on, of which no head lacks any, into another order: int64 (batch, kv_heads, n), which
+        of them comes where, counted from `first`."""
+        if len(self._sharers) > 1:
+            self.resize(self.capacity)
+        last = first + order.shape[-1]
+        source, target = (self._bases[..., None] + first + order).flatten(), self._places(first, last).flatten()
+        for part in (*self._keys, *self._values):
+            part[target] = part[source]
+        for each in (self._positions, *self.memory.values()):
+            index = order.view(*order.shape, *(1,) * (each.dim() - 3)).expand(*order.shape, *each.shape[3:])
+            each[:, :, first:last] = each[:, :, first:last].gather(2, index)
+        self.reordered = max(self.reordered, last)
+
     def resize(self, capacity: int) -> None:
-        """Moves to memory of another size, of its own."""
+        """Moves to memory of another size, of its own; in a file to whole pages for each head."""
+        if self.mapped is not None:
+            unit = PAGE // gcd(PAGE, self._row_bytes)
+            capacity = -(-capacity // unit) * unit
         before, bases = (*self._keys, *self._values), self._bases.flatten().tolist()
         self._positions = self._resized(self._positions, capacity)
         self.memory = {name: self._resized(memory, capacity) for name, memory in self.memory.items()}
@@ -241,6 +268,11 @@ class Slots:
         self._skipped = skipped
         self._see()
         self.peak_bytes = max(self.peak_bytes, self.bytes)
+
+    @property
+    def _row_bytes(self) -> int:
+        """Of a slot's keys, in the part that has most of them."""
+        return max(prod(shape) * dtype.itemsize for shape, dtype in self.precision.parts(self.widths[0]))
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self.mapped is not None:

@@ -12,8 +12,9 @@ Effect: the paper: accuracy near the full cache's on LongBench and needles with 
     pool=7 (H2O 2.75, sinks + recent 2.59, dense 2.29): pooling spends slots on neighbours. `adaptive` did not help in
     this (2.79 against 2.75).
 Differs: the paper compresses once, after the whole prompt, and then lets the cache grow. Here every prompt chunk ends
-    with its own window, so that memory is bounded by budget + chunk (the same for a prompt of one chunk); while
-    decoding, the queries since the last eviction are the window. Votes are summed over a GQA group.
+    with its own window, so that memory is bounded by budget + chunk (the same for a prompt of one chunk, whose peak is
+    the whole prompt, as the paper's is); while decoding, the queries since the last eviction are the window. Votes are
+    summed over a GQA group.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ options only; what a request accumulates lies in the `KVLayer` that every hook g
     layer.keys, layer.values   # (batch, kv_heads, slots, head_dim), already rotated (RoPE)
     layer.positions            # (batch, kv_heads, slots) int32, the text position of each slot, -1 in a hole
     layer.slot_memory(name)    # (batch, kv_heads, slots) float32, moves and leaves with its slot
+    layer.index, layer.layers  # which of how many
     layer.holes                # (batch, kv_heads) int64, or None: how many first slots of a KV head are holes
     layer.carry                # what the last accepted token leaves to the next, by name
     layer.notes                # what else is kept of the layer, by name
@@ -61,6 +62,11 @@ class AttentionPolicy:
     def room(self, seen: int) -> int:
         """How many tokens may be drafted ahead, with `seen` tokens in the cache, so that each of them
         attends to the very slots that it would when decoded alone. Acceptance is cut off there."""
+        return UNLIMITED
+
+    def holds(self, layer: KVLayer) -> int:
+        """The most slots of a KV head that it leaves after a pass, the mean over KV heads; `UNLIMITED` if it drops
+        nothing. Memory is reserved by it: this, and what a pass adds."""
         return UNLIMITED
 
     @property
@@ -126,7 +132,8 @@ class AttentionPolicy:
         """Learns from a pass: `weights` (batch, heads, rows, slots) are the attention probabilities,
         given if `needs` names "attention_weights"; the last `rows` slots are those of the rows.
         With "attention_sums" instead they are (batch, kv_heads, slots), summed over the rows and the
-        heads of a group: much cheaper for a long prompt, as the probabilities are never all there."""
+        heads of a group: much cheaper for a long prompt, as the probabilities are never all there. None where
+        `attention` took the place of the usual one, which has its own."""
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
         """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all. A KV head that keeps

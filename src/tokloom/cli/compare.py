@@ -80,6 +80,7 @@ def compare(
     dtype: o.Dtype = None,
     weights: o.Weights = None,
     kv: o.KV = None,
+    offload: o.Offload = None,
     device: o.Device = None,
     threads: o.Threads = None,
     context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
@@ -113,9 +114,11 @@ def compare(
     }
     fixed = {name: spec for name, spec in given.items() if spec is not None}
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "weights": weights}
-    o.engine_options(model=model, kv=kv, **loading, **fixed)
+    o.engine_options(model=model, kv=kv, offload=offload, **loading, **fixed)
     if kv is not None:
         fixed["kv"] = kv
+    if offload is not None:
+        fixed["offload"] = str(offload)
     rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)
     o.check_names(spec for spec in (*rows, *evaluations) if spec not in ("plain", "all"))
     path = results if results is not None else Path("out") / "compare" / f"{stage}.jsonl"

@@ -41,6 +41,14 @@ KV = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Offload = Annotated[
+    Path | None,
+    typer.Option(
+        "--offload",
+        help="A directory on a disk: keys and values lie in files there, in RAM only what is read of them.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; torch's default if not given.", rich_help_panel=_MODEL)
@@ -253,6 +261,7 @@ def engine_options(
     weights: str | None,
     kv: str | None,
     drafter_state: Path | None = None,
+    offload: Path | None = None,
     **specs: str | None,
 ) -> dict[str, Any]:
     """Keyword arguments of `tokloom.Engine`, checked as far as that needs no torch."""
@@ -260,6 +269,9 @@ def engine_options(
         raise ArgumentError("--dtype", dtype, "one of " + ", ".join(DTYPES))
     if drafter_state is not None and specs.get("drafter") is None:
         raise ArgumentError("--drafter-state", str(drafter_state), "given together with --drafter", "Add --drafter.")
+    if offload is not None and not offload.is_dir():
+        raise ArgumentError("--offload", str(offload), "a directory that is there")
     check_names(spec for spec in specs.values() if spec is not None)
     loading = {"model": model, "dtype": dtype, "device": device, "weights": weights, "kv": kv}
-    return {**loading, **({"drafter_state": drafter_state} if drafter_state is not None else {}), **specs}
+    paths = {"drafter_state": drafter_state, "offload": offload}
+    return {**loading, **{name: path for name, path in paths.items() if path is not None}, **specs}

@@ -97,6 +97,6 @@ def _by_layer(
 
 def _reserved(layer: KVLayer) -> tuple[KVBuffer, int]:
     """Where the rows' keys and values go."""
-    start = layer.slots.reserve(layer.step.rows)
+    start = layer.reserve()
     assert layer.core is not None  # one sequence on the CPU
     return layer.core, start
