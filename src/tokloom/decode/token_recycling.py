@@ -146,4 +146,5 @@ def leads(logits: torch.Tensor, top: NDArray[np.int32]) -> NDArray[np.int8]:
         return np.zeros(len(top), dtype=np.int8)
     given = logits.cpu().numpy()
     rows = np.arange(len(top))
-    return np.digitize(given[rows, top[:, 0]] - given[rows, top[:, 1]], LEADS).astype(np.int8)
+    found: NDArray[np.int8] = np.digitize(given[rows, top[:, 0]] - given[rows, top[:, 1]], LEADS).astype(np.int8)
+    return found
