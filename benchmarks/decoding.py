@@ -1,42 +1,47 @@
-"""Decoding speed beside transformers and llama.cpp, and prompt memory beside transformers, in one run.
+"""Decoding speed beside transformers and llama.cpp, and under JSON schemas, in one run that can be stopped.
 
     .venv/bin/python benchmarks/decoding.py                    on repetitive texts and a book
     .venv/bin/python benchmarks/decoding.py --spec-bench FILE  on the questions of Spec-Bench, by category
     .venv/bin/python benchmarks/decoding.py --llama OTHER_VENV/bin/python     with llama-cpp-python from another venv
     .venv/bin/python benchmarks/decoding.py --schemas FILE     under JSON schemas (JSONSchemaBench's maskbench.jsonl)
-    .venv/bin/python benchmarks/decoding.py --memory           peak memory of an 8k prompt
 
 Same model, greedy, batch 1, the same number of threads, the same prompts. Methods take turns on every text, in an order
-that rotates. A figure is the time between tokens: all tokens of a category, the first of each text left out, over all
-seconds. What a drafter learns from one text it may use on the next, never on the same text again: every round begins
-with new engines. transformers' assistant is the same model in bfloat16, as there is no smaller one of its vocabulary.
+that rotates; categories take turns too. A figure is the time between tokens: all tokens of a category, those of the
+prompt's pass left out, over all seconds. What a drafter learns from one text it may use on the next, never on the same
+text again. transformers' assistant is the same model in bfloat16, as there is no smaller one of its vocabulary.
 Outputs are compared: tokloom's must be transformers', token for token; llama.cpp's differ, as it rounds differently.
+
+With --results, every answer is a line of that file at once, and what drafters have learned lies beside it; the same
+command goes on where a run was stopped, by --seconds or by hand. Without, a stopped run still prints its table.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import hashlib
 import json
-import resource
-import subprocess
-import sys
+import os
+import signal
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from forward import gguf  # beside this file
+from peers import Answer, Llama, Transformers
 
 import tokloom
-from tokloom import Engine, Sampling, registry
-from tokloom.decode.stage import Constraint, Matcher
+from tokloom import Engine, Sampling
+from tokloom.decode.json_schema import JsonSchema
+from tokloom.decode.stage import Matcher
 from tokloom.errors import TokloomError
 from tokloom.evaluate.spec_bench import read
+from tokloom.models.language_model import LanguageModel
 from tokloom.models.vocabulary import Vocabulary
 
 BOOK = Path(__file__).parent.parent / "examples" / "alice_in_wonderland.txt"
@@ -49,302 +54,308 @@ REPETITIVE = [
     + "def test_mul():\n",
 ]  # fmt: skip
 DRAFTERS = ("prompt_lookup", "suffix_automaton", "token_recycling", "dyspec", "aded", "merged")
-Answer = tuple[list[int], float, int]
-"""Tokens, seconds after the first of them, passes (0 if unknown)."""
-Method = Callable[[list[int], int], Answer]
+PLAIN, GENERATE = "tokloom plain", "transformers generate"
+FREE, CERTAIN = "no drafts", "certain tokens"
+LEAST = 8
+"""Tokens of an output that is worth timing."""
 
 
-def transformers_method(model: tokloom.LanguageModel, **options: Any) -> Method:
-    def answer(tokens: list[int], count: int) -> Answer:
-        ids = torch.tensor([tokens])
+@dataclass(frozen=True)
+class Case:
+    """A text that all methods answer. name: its own within its kind."""
 
-        def run(new: int) -> tuple[list[int], float]:
-            start = time.perf_counter()
-            output = model.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False,
-                eos_token_id=sorted(model.eos_ids), pad_token_id=min(model.eos_ids), **options,
-            )  # fmt: skip
-            return output[0, len(tokens) :].tolist(), time.perf_counter() - start
+    kind: str
+    name: str
+    question: str
+    chat: bool
+    constraint: JsonSchema | None = None
+    untold: JsonSchema | None = None
 
-        _, first = run(1)
-        output, whole = run(count)
-        return output, whole - first, 0
-
-    return answer
+    def tokens(self, model: LanguageModel) -> list[int]:
+        if self.chat:
+            return model.chat_tokens([{"role": "user", "content": self.question}])
+        return model.encode(self.question)
 
 
-def tokloom_method(engine: Engine, constraint: Constraint | None = None) -> Method:
-    def answer(tokens: list[int], count: int) -> Answer:
-        result = engine.generate(
-            engine.model.tokenizer.decode(tokens), sampling=Sampling(max_new_tokens=count), constraint=constraint
-        )
+@dataclass(frozen=True)
+class Line:
+    """One answer, as it lies in the file. run: hash of all that could change it."""
+
+    run: str
+    kind: str
+    case: str
+    method: str
+    tokens: list[int]
+    later: int
+    seconds: float
+    passes: int
+
+
+class Results:
+    """Lines of a file, or of this run only. A line that was cut off is dropped."""
+
+    def __init__(self, path: Path | None, run: str) -> None:
+        self.path, self.run = path, run
+        self.lines: list[Line] = []
+        if path is not None and path.is_file():
+            whole = path.read_bytes()
+            end = whole.rfind(b"\n") + 1
+            if end < len(whole):
+                os.truncate(path, end)
+            found = [Line(**json.loads(line)) for line in whole[:end].decode().splitlines()]
+            self.lines = [line for line in found if line.run == run]
+
+    def has(self, case: Case, method: str) -> bool:
+        return any((line.kind, line.case, line.method) == (case.kind, case.name, method) for line in self.lines)
+
+    def add(self, case: Case, method: str, answer: Answer) -> None:
+        line = Line(self.run, case.kind, case.name, method, **asdict(answer))
+        self.lines.append(line)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(line)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
+class Tokloom:
+    """An engine with a drafter, or without one. kept: file of what the drafter has learned.
+
+    told: whether a constraint says which tokens are certain."""
+
+    def __init__(self, model: LanguageModel, drafter: str | None, kept: Path | None = None, told: bool = True) -> None:
+        self.model, self.drafter, self.kept, self.told = model, drafter, kept, told
+        self.engine: Engine | None = None
+
+    def answer(self, case: Case, count: int) -> Answer:
+        if self.engine is None:
+            state = self.kept if self.kept is not None and self.kept.is_file() else None
+            self.engine = Engine(self.model, drafter=self.drafter, drafter_state=state)
+            self._run(Case("", "", "What jumps over the lazy dog?", chat=True), 3)  # caches, the processor
+        answer = self._run(case, count)
+        if self.drafter is not None and self.kept is not None:
+            self.engine.save_drafter_state(self.kept)
+        return answer
+
+    def _run(self, case: Case, count: int) -> Answer:
+        assert self.engine is not None
+        rule = case.constraint if self.told else case.untold
+        given: dict[str, Any] = {"messages": [{"role": "user", "content": case.question}]}
+        result = self.engine.generate(
+            **(given if case.chat else {"prompt": case.question}),
+            sampling=Sampling(max_new_tokens=count), constraint=rule,
+        )  # fmt: skip
         row = result.ledger.row("decode")
-        return list(result.tokens), row.seconds, row.forward_passes
-
-    return answer
+        return Answer(list(result.tokens), len(result.tokens) - 1, row.seconds, row.forward_passes)
 
 
-LLAMA = """
-import json, sys, time
-import llama_cpp
-from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-path, threads, drafted = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-draft = LlamaPromptLookupDecoding(num_pred_tokens=drafted) if drafted else None
-llm = llama_cpp.Llama(path, n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False, draft_model=draft,
-                      logits_all=draft is not None)
-eos = llm.token_eos()
-for line in sys.stdin:
-    asked = json.loads(line)
-    llm.reset()
-    out, start = [], 0.0
-    for token in llm.generate(asked["tokens"], temp=0, repeat_penalty=1.0, top_k=1):
-        if not out:
-            start = time.perf_counter()
-        out.append(token)
-        if token == eos or len(out) == asked["count"]:
-            break
-    print(json.dumps([out, time.perf_counter() - start, 0]), flush=True)
-"""
-
-
-def llama_method(python: str, file: Path, drafted: int) -> Method:
-    command = [python, "-c", LLAMA, str(file), str(torch.get_num_threads()), str(drafted)]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def answer(tokens: list[int], count: int) -> Answer:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(json.dumps({"tokens": tokens, "count": count}) + "\n")
-        child.stdin.flush()
-        output, seconds, passes = json.loads(child.stdout.readline())
-        return output, seconds, passes
-
-    return answer
-
-
-@dataclass
-class Sum:
-    """What one method took for the texts of one kind."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    passes: int = 0
-    different: int = 0
-
-    def add(self, answer: Answer, expected: list[int]) -> None:
-        output, seconds, passes = answer
-        self.tokens += len(output) - 1
-        self.seconds += seconds
-        self.passes += passes
-        self.different += output != expected
-
-    @property
-    def speed(self) -> float:
-        return self.tokens / max(self.seconds, 1e-9)
-
-
-@dataclass
-class Bench:
-    """Texts by kind, and methods that answer them."""
-
-    prompts: dict[str, list[list[int]]]
-    count: int
-    sums: dict[tuple[str, str], Sum] = field(default_factory=lambda: defaultdict(Sum))
-
-    def round(self, methods: dict[str, Method], reference: str) -> None:
-        """Every text once through every method; `reference` says what is right."""
-        for answer in methods.values():  # caches, the processor, compiled parts
-            answer(next(iter(self.prompts.values()))[0][:12], 4)
-        turn = itertools.count()
-        for kind, texts in self.prompts.items():
-            for text in texts:
-                names = list(methods)
-                first = next(turn) % len(names)
-                found = {name: methods[name](text, self.count) for name in names[first:] + names[:first]}
-                expected = found[reference][0]
-                if len(expected) < 8:
-                    continue
-                for name, answer in found.items():
-                    self.sums[kind, name].add(answer, expected)
-
-    def rows(self, names: list[str], base: str, plain: str) -> list[dict[str, Any]]:
-        rows = []
-        for kind in [*self.prompts, "all"]:
-            for name in names:
-                found = self.sums[kind, name] if kind != "all" else self._whole(name)
-                others = {w: self.sums[kind, w] if kind != "all" else self._whole(w) for w in (base, plain)}
-                rows.append({
-                    "kind": kind, "method": name, "tokens/s": found.speed,
-                    **{f"x {other}": found.speed / whole.speed for other, whole in others.items()},
-                    "tokens/pass": found.tokens / found.passes if found.passes else None, "different": found.different,
-                })  # fmt: skip
-        return rows
-
-    def _whole(self, name: str) -> Sum:
-        whole = Sum()
-        for kind in self.prompts:
-            part = self.sums[kind, name]
-            whole.tokens, whole.seconds = whole.tokens + part.tokens, whole.seconds + part.seconds
-            whole.passes, whole.different = whole.passes + part.passes, whole.different + part.different
-        return whole
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    keys = [key for key in rows[0] if key not in ("kind", "method")]
-    print(f"\n{'texts':<16}{'method':<36}" + "".join(f"{key:>20}" for key in keys))
-    before = None
-    for row in rows:
-        cells = ["" if row[key] is None else f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key])
-                 for key in keys]  # fmt: skip
-        print(
-            f"{row['kind'] if row['kind'] != before else '':<16}{row['method']:<36}"
-            + "".join(f"{c:>20}" for c in cells)
-        )
-        before = row["kind"]
-
-
-def compare(args: argparse.Namespace, prompts: dict[str, list[list[int]]]) -> list[dict[str, Any]]:
-    model = tokloom.load(args.model, weights=args.weights)
-    reference = tokloom.load(args.model, weights="torch")
-    reference.model.set_attn_implementation("sdpa")
-    fixed: dict[str, Method] = {"transformers generate": transformers_method(reference)}
-    if not args.only:
-        coarse = tokloom.load(args.model, weights="torch", dtype="bfloat16")
-        coarse.model.set_attn_implementation("sdpa")
-        fixed["transformers prompt lookup"] = transformers_method(reference, prompt_lookup_num_tokens=10)
-        fixed["transformers assisted"] = transformers_method(reference, assistant_model=coarse.model)
-    bench = Bench(prompts, args.tokens)
-    with tempfile.TemporaryDirectory() as directory:
-        file = gguf(args.model, Path(directory))
-        if args.llama and file is not None:
-            fixed["llama.cpp"] = llama_method(args.llama, file, 0)
-            fixed["llama.cpp prompt lookup"] = llama_method(args.llama, file, 10)
-        methods: dict[str, Method] = {}
-        for _ in range(args.rounds):
-            engines = {"plain": Engine(model), **{spec: Engine(model, drafter=spec) for spec in args.drafters}}
-            methods = {**fixed, **{f"tokloom {name}": tokloom_method(engine) for name, engine in engines.items()}}
-            bench.round(methods, "transformers generate")
-    return bench.rows(list(methods), "transformers generate", "tokloom plain")
-
-
-class Unforced(Constraint):
-    """A constraint whose certain tokens are not told, so that each costs a pass."""
-
-    name = "unforced"
-
-    def __init__(self, rule: Constraint) -> None:
-        self.rule = rule
+class Untold(JsonSchema):
+    """A schema whose certain tokens are not told, so that each costs a pass."""
 
     def start(self, vocabulary: Vocabulary) -> Matcher:
-        matcher = self.rule.start(vocabulary)
+        matcher = super().start(vocabulary)
         matcher.forced = list  # type: ignore[method-assign]
         return matcher
 
 
-def under_schemas(args: argparse.Namespace) -> list[dict[str, Any]]:
+Method = Callable[[Case], Answer]
+
+
+def free_methods(args: argparse.Namespace, model: LanguageModel, file: Path | None) -> dict[str, Method]:
+    """Rows without a constraint, by name; what they need is loaded when they are first asked."""
+
+    @cache
+    def reference(dtype: str) -> LanguageModel:
+        loaded = tokloom.load(args.model, weights="torch", dtype=dtype)
+        Transformers(loaded).answer(loaded.encode("The quick brown fox"), 4)  # what is set up on first use
+        return loaded
+
+    def of_transformers(**options: Any) -> Method:
+        def method(case: Case) -> Answer:
+            given = dict(options)
+            if given.pop("assisted", False):
+                given["assistant_model"] = reference("bfloat16").model
+            return Transformers(reference("float32"), **given).answer(case.tokens(model), args.tokens)
+
+        return method
+
+    methods: dict[str, Method] = {}
+    for spec in (None, *args.drafters):
+        row = Tokloom(model, spec, kept_beside(args.results, spec))
+        methods[PLAIN if spec is None else f"tokloom {spec}"] = lambda case, row=row: row.answer(case, args.tokens)
+    methods[GENERATE] = of_transformers()
+    methods["transformers prompt lookup"] = of_transformers(prompt_lookup_num_tokens=10)
+    methods["transformers assisted"] = of_transformers(assisted=True)
+    if args.llama and file is not None:
+        for name, drafted in (("llama.cpp", 0), ("llama.cpp prompt lookup", 10)):
+            llama = Llama(args.llama, file, model.eos_ids, drafted)
+            methods[name] = lambda case, llama=llama: llama.answer(case.tokens(model), args.tokens)
+    return methods
+
+
+def schema_methods(args: argparse.Namespace, model: LanguageModel) -> dict[str, Method]:
     """Plain decoding under a schema, with its certain tokens as drafts, and with each drafter beside them."""
-    model = tokloom.load(args.model, weights=args.weights)
-    cases: list[tuple[list[int], Constraint]] = []
-    for line in args.schemas.read_text(encoding="utf-8").splitlines():
-        schema = json.loads(line)["schema"]
-        if len(cases) == args.per_category:
+    rows = {FREE: Tokloom(model, None, told=False), CERTAIN: Tokloom(model, None)}
+    rows |= {f"{CERTAIN}, {spec}": Tokloom(model, spec, kept_beside(args.results, spec)) for spec in args.drafters}
+    return {name: lambda case, row=row: row.answer(case, args.tokens) for name, row in rows.items()}
+
+
+def kept_beside(results: Path | None, spec: str | None) -> Path | None:
+    if results is None or spec is None:
+        return None
+    return results.with_suffix(".states") / f"{hashlib.sha256(spec.encode()).hexdigest()[:12]}.npz"
+
+
+def cases_of(args: argparse.Namespace, model: LanguageModel) -> list[Case]:
+    """The texts, kinds taking turns."""
+    by_kind: dict[str, list[Case]] = defaultdict(list)
+    for case in _all_cases(args, model):
+        if len(by_kind[case.kind]) < args.per_category and len(case.tokens(model)) <= args.longest:
+            by_kind[case.kind].append(case)
+        if args.schemas and len(by_kind[case.kind]) == args.per_category:
             break
-        text = json.dumps(schema)
-        question = f"Write a JSON object that is valid by this JSON Schema:\n{text}"
-        tokens = model.chat_tokens([{"role": "user", "content": question}])
+    longest = max(map(len, by_kind.values()))
+    return [cases[i] for i in range(longest) for cases in by_kind.values() if i < len(cases)]
+
+
+def schema_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"whitespace": args.whitespace, "property_order": args.order}
+
+
+def _all_cases(args: argparse.Namespace, model: LanguageModel) -> Iterator[Case]:
+    if args.schemas:
+        yield from schema_cases(args.schemas, model, schema_options(args))
+    elif args.spec_bench:
+        for key, category, question in read(args.spec_bench):
+            yield Case(category, key, question, chat=True)
+    else:
+        book = model.encode(BOOK.read_text(encoding="utf-8"))
+        yield Case("book", "512", model.tokenizer.decode(book[5000:5512]), chat=False)
+        for i, text in enumerate(REPETITIVE):
+            yield Case("repetitive", str(i), text, chat=False)
+
+
+def schema_cases(path: Path, model: LanguageModel, options: dict[str, Any]) -> Iterator[Case]:
+    """Questions for JSON of schemas that the engine takes. options: of `json_schema`."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        schema = entry.get("maskbench", entry)["schema"]
         try:
-            rule = registry.build(f"json_schema:schema={text}", Constraint, "constraint")
+            rule, untold = JsonSchema(schema=schema, **options), Untold(schema=schema, **options)
             rule.start(model.vocabulary)
         except TokloomError:
             continue
-        if len(tokens) < 1000:
-            cases.append((tokens, rule))
-    sums: dict[str, Sum] = defaultdict(Sum)
-    for _ in range(args.rounds):
-        engines = {spec: Engine(model, drafter=spec) for spec in args.drafters}
-        plain = Engine(model)
-        for turn, (tokens, rule) in enumerate(cases):
-            methods = {
-                "no drafts": tokloom_method(plain, Unforced(rule)),
-                "certain tokens": tokloom_method(plain, rule),
-                **{f"certain tokens, {spec}": tokloom_method(engine, rule) for spec, engine in engines.items()},
-            }
-            names = list(methods)
-            first = turn % len(names)
-            found = {name: methods[name](tokens, args.tokens) for name in names[first:] + names[:first]}
-            for name, answer in found.items():
-                sums[name].add(answer, found["no drafts"][0])
-    bench = Bench({"schemas": []}, args.tokens)
-    bench.sums.update({("schemas", name): found for name, found in sums.items()})
-    return [row for row in bench.rows(list(sums), "no drafts", "certain tokens") if row["kind"] != "all"]
+        question = f"Write a JSON object that is valid by this JSON Schema:\n{json.dumps(schema)}"
+        yield Case("schemas", str(entry.get("name", "")), question, True, rule, untold)
 
 
-def peak_memory(which: str, length: int) -> None:
-    """Child process: prints the growth of the peak resident size while an 8k prompt is read."""
-    model = tokloom.load()
-    text = BOOK.read_text(encoding="utf-8")
-    tokens = model.encode(text)[:length]
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with torch.inference_mode():
-        if which == "transformers":
-            model.model.set_attn_implementation("sdpa")
-            model.model(input_ids=torch.tensor([tokens]), use_cache=True, logits_to_keep=1)
-        else:
-            from tokloom.engine.forward import new_store, prefill
+@dataclass(frozen=True)
+class Row:
+    """A method on a kind of texts. different: outputs that aren't the reference's."""
 
-            store = new_store(model, Engine(model, attention=which).attention, 0)
-            for _ in prefill(model, store, tokens, 512):
-                pass
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) // 1024)
+    kind: str
+    method: str
+    speed: float
+    tokens_per_pass: float | None
+    different: int
+    texts: int
+
+
+def rows_of(results: Results, methods: list[str], reference: str) -> list[Row]:
+    """Only texts that all of these methods have answered, and whose output was long enough."""
+    texts: dict[tuple[str, str], dict[str, Line]] = defaultdict(dict)
+    for line in results.lines:
+        texts[line.kind, line.case][line.method] = line
+    whole = {
+        key: by for key, by in texts.items() if set(methods) <= set(by) and len(by[reference].tokens) >= LEAST
+    }  # fmt: skip
+    kinds = list(dict.fromkeys(kind for kind, _ in whole))
+    rows = []
+    for kind in [*kinds, *(["all"] if len(kinds) > 1 else [])]:
+        for method in methods:
+            mine = [(by[method], by[reference]) for key, by in whole.items() if kind in ("all", key[0])]
+            later, passes = sum(line.later for line, _ in mine), sum(line.passes for line, _ in mine)
+            rows.append(Row(
+                kind, method, later / max(sum(line.seconds for line, _ in mine), 1e-9),
+                later / passes if passes else None, sum(line.tokens != right.tokens for line, right in mine), len(mine),
+            ))  # fmt: skip
+    return rows
+
+
+def show(rows: list[Row], bases: list[str]) -> None:
+    speeds = {(row.kind, row.method): row.speed for row in rows}
+    heads = ["tokens/s", *(f"x {base}" for base in bases), "tokens/pass", "different"]
+    print(f"\n{'texts':<20}{'method':<44}" + "".join(f"{head:>24}" for head in heads))
+    before = None
+    for row in rows:
+        kind = f"{row.kind} ({row.texts})" if row.kind != before else ""
+        cells = [f"{row.speed:.1f}", *(f"{row.speed / speeds[row.kind, base]:.2f}" for base in bases),
+                 f"{row.tokens_per_pass:.2f}" if row.tokens_per_pass else "", str(row.different)]  # fmt: skip
+        print(f"{kind:<20}{row.method:<44}" + "".join(f"{cell:>24}" for cell in cells))
+        before = row.kind
+
+
+def run(args: argparse.Namespace, cases: list[Case], methods: dict[str, Method], results: Results) -> None:
+    """Every method on every case, but for answers that are there already."""
+    start, names = time.monotonic(), list(methods)
+    for turn, case in enumerate(cases):
+        order = names[turn % len(names) :] + names[: turn % len(names)]
+        for name in order:
+            if results.has(case, name):
+                continue
+            if args.seconds and time.monotonic() - start > args.seconds:
+                print(f"stopped after {args.seconds} s, {turn} of {len(cases)} texts")
+                return
+            answer = methods[name](case)
+            results.add(case, name, answer)
+            speed, text = answer.later / max(answer.seconds, 1e-9), f"{case.kind}/{case.name}"
+            print(f"{turn + 1}/{len(cases)} {text:<44}{name:<44}{speed:8.1f} tokens/s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--length", type=int, default=8000)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--spec-bench", type=Path, help="Spec-Bench's question.jsonl")
     parser.add_argument("--schemas", type=Path, help="JSON lines with a schema each")
+    parser.add_argument("--whitespace", default="free", help="with --schemas: json_schema's option")
+    parser.add_argument("--order", default="any", help="with --schemas: json_schema's option property_order")
     parser.add_argument("--per-category", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--longest", type=int, default=1000, help="most tokens of a prompt")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--weights")
     parser.add_argument("--drafters", nargs="*", default=DRAFTERS, help="specs")
     parser.add_argument("--llama", help="a Python with llama-cpp-python")
-    parser.add_argument("--only", action="store_true", help="of transformers, plain generate only")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--only", help="names of rows that are run, by what they begin with, separated by commas")
+    parser.add_argument("--results", type=Path, help="JSON lines: what it holds is not run again")
+    parser.add_argument("--seconds", type=float, help="stop after so many")
+    parser.add_argument("--json", type=Path, help="also write the table to this file")
     args = parser.parse_args()
-    if args.child:
-        peak_memory(args.child, args.length)
-        return
-    if args.memory:
-        print(f"growth of the peak resident size while {args.length} prompt tokens are read (MiB)")
-        for which in ("transformers", "dense", "h2o:budget=512", "token_select:budget=512"):
-            command = [sys.executable, __file__, "--child", which, "--length", str(args.length)]
-            print(
-                f"  {which:<28}{subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip():>8}"
-            )
-        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     model = tokloom.load(args.model, weights=args.weights)
     print(f"{model.name}, weights {model.weights}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    rows = under_schemas(args) if args.schemas else compare(args, prompts_of(args, model))
-    show(rows)
+    identity = [model.name, model.weights, torch.get_num_threads(), torch.__version__, tokloom.__version__, args.tokens,
+                bool(args.schemas), *schema_options(args).values()]  # fmt: skip
+    results = Results(args.results, hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12])
+    with tempfile.TemporaryDirectory() as directory:
+        file = gguf(args.model, Path(directory))
+        methods = schema_methods(args, model) if args.schemas else free_methods(args, model, file)
+        reference, bases = (FREE, [FREE]) if args.schemas else (PLAIN, [PLAIN, GENERATE, "llama.cpp"])
+        if args.only:
+            begins = (reference, *args.only.split(","))
+            methods = {name: method for name, method in methods.items() if name.startswith(begins)}
+        try:
+            run(args, cases_of(args, model), methods, results)
+        except KeyboardInterrupt:
+            print("stopped")
+    rows = rows_of(results, list(methods), reference)
+    if not rows:
+        print("no text has been answered by all rows yet")
+        return
+    show(rows, [base for base in bases if base in methods])
     if args.json:
-        args.json.write_text(json.dumps({"model": model.name, "weights": model.weights, "rows": rows}, indent=1))
-
-
-def prompts_of(args: argparse.Namespace, model: tokloom.LanguageModel) -> dict[str, list[list[int]]]:
-    """Prompts in tokens, by kind."""
-    if not args.spec_bench:
-        book = model.encode(BOOK.read_text(encoding="utf-8"))
-        return {"context 512": [book[5000:5512]], "repetitive": [model.encode(text) for text in REPETITIVE]}
-    prompts: dict[str, list[list[int]]] = defaultdict(list)
-    for _, category, question in read(args.spec_bench):
-        tokens = model.chat_tokens([{"role": "user", "content": question}])
-        if len(prompts[category]) < args.per_category and len(tokens) < 1500:
-            prompts[category].append(tokens)
-    return prompts
+        table = {"model": model.name, "weights": model.weights, "rows": [asdict(row) for row in rows]}
+        args.json.write_text(json.dumps(table, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -151,4 +151,6 @@ def test_controls_are_added() -> None:
     assert specs("attention", ["h2o", "streaming_llm:budget=64", "dense"], [200]) == [
         "h2o:budget=200", "streaming_llm:budget=64", "dense",
     ]  # fmt: skip
-    assert specs("decode", ["token_recycling"]) == ["token_recycling"]
+    assert specs("decode", ["token_recycling"]) == ["plain", "token_recycling"]
+    assert specs("decode", ["token_recycling", "plain"]) == ["token_recycling", "plain"]
+    assert specs("context", ["top_k"]) == ["top_k"]

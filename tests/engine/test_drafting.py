@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokloom import Engine, Sampling, registry
+from tokloom.attention.step import Step
 from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, DraftTree, Verified
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
 from tokloom.engine.drafting import Drafting, Pace
+from tokloom.engine.loop import Decoding
 from tokloom.errors import ArgumentError, DocumentError
 from tokloom.models.language_model import LanguageModel
 
@@ -259,22 +262,21 @@ def listed(model: LanguageModel, tree: DraftTree) -> Drafting:
     return made
 
 
-def test_guesses_follow_certain_tokens(tiny_llama: LanguageModel) -> None:
-    """One tree: the chain that the constraint forces, the drafter's guesses below it; the drafter hears of its own."""
-    model = tiny_llama
-    made = listed(model, DraftTree((7, 8, 9), (-1, -1, 0), (0.9, 0.5, 0.8), ("a", "b", "c")))
-    prediction = Engine(model)._predict(8)
-    tree = made.propose([1, 2], 9, prediction, [5, 6])
+def test_the_drafter_hears_of_what_it_proposed_and_certain_rows_cost_nothing_more(tiny_llama: LanguageModel) -> None:
+    guessed = DraftTree((7, 8, 9), (-1, -1, 0), (0.9, 0.5, 0.8), ("a", "b", "c"))
+    made = listed(tiny_llama, guessed)
+    prediction = Engine(tiny_llama)._predict(8)
+    tree = made.propose([1, 2, 5, 6], 9, prediction, rows=3)
     assert made.state.asked == [[1, 2, 5, 6]]  # type: ignore[attr-defined]
-    assert tree.tokens == (5, 6, 7, 8, 9)
-    assert tree.parents == (-1, 0, 1, 1, 2)
-    assert tree.after(2) == DraftTree((7, 8, 9), (-1, -1, 0), (0.9, 0.5, 0.8), ("a", "b", "c"))
-    made.learn(Verified([1, 2], [2, *tree.tokens], (-1, 0, 1, 2, 2, 3), torch.zeros(6, 4), [0, 1, 2, 3, 5]), tree, 2)
+    assert tree == guessed
+    made.learn(Verified([1, 2, 5, 6], [6, 7, 8, 9], (-1, 0, 0, 1), torch.zeros(4, 4), [0, 1, 3]), tree)
     assert made.state.told == [((7, 8, 9), [0, 1, 3])]  # type: ignore[attr-defined]
-    assert made.propose([1, 2], 3, prediction, [5, 6]).tokens == (5, 6, 7, 8)
-    assert made.propose([1, 2], 2, prediction, [5, 6]).tokens == (5, 6)
+    assert made.propose([1, 2, 5, 6], 1, prediction, rows=3).tokens == (7, 8)
+    assert made.propose([1, 2, 5, 6], 0, prediction, rows=3).tokens == ()
     made._curve = CostCurve({1: 1.0, 3: 1.0, 4: 99.0, 64: 99.0})
-    assert made.propose([1, 2], 9, prediction, [5, 6]).tokens == (5, 6)
+    assert made.propose([1, 2, 5, 6], 9, prediction, rows=3).tokens == ()
+    made._curve = CostCurve({1: 1.0, 3: 98.0, 64: 98.0})
+    assert made.propose([1, 2, 5, 6], 9, prediction, rows=3).tokens == guessed.tokens
 
 
 def test_what_the_constraint_forbids_costs_no_row(tiny_llama: LanguageModel) -> None:
@@ -285,7 +287,7 @@ def test_what_the_constraint_forbids_costs_no_row(tiny_llama: LanguageModel) -> 
     )
     matcher.accept(yes)
     tree = DraftTree((yes, no, maybe, no), (-1, -1, -1, 2), (0.9, 0.8, 0.7, 0.6))
-    kept = listed(model, tree).propose([1, yes], 9, Engine(model)._predict(8), (), matcher)
+    kept = listed(model, tree).propose([1, yes], 9, Engine(model)._predict(8), matcher=matcher)
     assert kept.tokens == (no, maybe)
     assert kept.chances == (0.8, 0.7)
 
@@ -303,3 +305,42 @@ def test_forced_stretches_and_guesses_share_passes(drafter: str, tiny_llama: Lan
     assert all(result.tokens == plain.tokens for result in results)
     passes = [result.ledger.row("decode").forward_passes for result in (plain, *results)]
     assert passes[2] < passes[0]
+
+
+class Asked(Decoding):
+    """Keeps which steps were asked for."""
+
+    steps: ClassVar[list[Step]] = []
+
+    def ask(self):  # type: ignore[no-untyped-def]
+        asked = super().ask()
+        if asked is not None:
+            self.steps.append(asked[1])
+        return asked
+
+
+@pytest.mark.parametrize("attention", ["dense", "h2o:budget=40,interval=4"])
+def test_certain_tokens_need_no_logits_and_are_read_with_what_follows(
+    attention: str, tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every token is read once, in its place; only rows that something is drawn after have logits, and passes never
+    have more rows than the attention allows."""
+    monkeypatch.setattr("tokloom.engine.open_request.Decoding", Asked)
+    Asked.steps.clear()
+    rule = r'regex:pattern="one two three (four|five) six seven one two three (four|five) six"'
+    result = Engine(tiny_llama, attention=attention).generate(
+        "one two", sampling=Sampling(max_new_tokens=60), constraint=rule
+    )
+    row = result.ledger.row("decode")
+    assert result.text.startswith("one two three ")
+    assert row.counts["forced"] > 0
+    positions = [position for step in Asked.steps for position in step.positions]
+    first = result.prompt_tokens
+    assert positions == list(range(positions[0], positions[-1] + 1))
+    assert positions[0] == first
+    assert positions[-1] < first + len(result.tokens) - 1  # after the last drawn token nothing need be read
+    drawn = sum(step.rows - step.skipped for step in Asked.steps)
+    assert drawn + row.counts["forced"] == len(result.tokens)
+    assert row.forward_passes == len(Asked.steps)
+    if attention != "dense":
+        assert max(step.rows for step in Asked.steps) <= 4

@@ -10,6 +10,7 @@ from tokloom.attention.dense import Dense
 from tokloom.attention.h2o import H2O
 from tokloom.attention.kv_store import Step
 from tokloom.attention.stage import AttentionPolicy
+from tokloom.engine.forward import Job
 from tokloom.engine.host import Host
 from tokloom.errors import ArgumentError, CompositionError
 from tokloom.models.language_model import LanguageModel
@@ -116,3 +117,27 @@ def test_a_policy_that_evicts_can_not_be_rewound(tiny_llama: LanguageModel) -> N
     own.prefill(store, TOKENS)
     with pytest.raises(CompositionError, match="h2o"):
         store.rewind(3)
+
+
+def test_skipped_rows_have_no_logits_and_change_no_others(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    """Of one sequence, of several together, of none of the rows; with hidden states."""
+    for model in pair:
+        own = host(model)
+        outputs = []
+        for skipped in (0, 2, 4):
+            store = own.open(len(TOKENS))
+            own.prefill(store, TOKENS[:-1])
+            step = Step((11, 12, 13, 13), model.device, parents=(-1, 0, 1, 1), skipped=skipped)
+            outputs.append(own.forward(store, [TOKENS[-1], 3, 4, 5], step, hidden_layer=-1))
+            assert outputs[-1].logits.shape[0] == outputs[-1].hidden.shape[0] == 4 - skipped
+        whole, some, _ = outputs
+        torch.testing.assert_close(some.logits, whole.logits[2:], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(some.hidden, whole.hidden[2:], atol=1e-6, rtol=1e-6)
+        jobs = []
+        for skipped in (1, 0, 2):
+            store = own.open(len(TOKENS))
+            own.prefill(store, TOKENS[:-1])
+            jobs.append(Job(store, [TOKENS[-1], 3], Step((11, 12), model.device, skipped=skipped)))
+        shared = own.forward_many(jobs)
+        assert [len(output.logits) for output in shared] == [1, 2, 0]
+        torch.testing.assert_close(shared[0].logits, shared[1].logits[1:], atol=2e-5, rtol=2e-4)

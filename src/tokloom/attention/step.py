@@ -16,12 +16,14 @@ class Step:
     positions: text position of each row; the first row's is the number of tokens seen before.
     parents: for a tree, the parent row of each row (-1 for the root, row 0), parents first.
     prompt: the pass belongs to the prompt.
+    skipped: how many of the first rows need no logits.
     """
 
     positions: tuple[int, ...]
     device: torch.device
     parents: tuple[int, ...] | None = None
     prompt: bool = False
+    skipped: int = 0
     masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     """Masks that layers in the same state share."""
     shared: dict[Any, Any] = field(default_factory=dict)

@@ -42,11 +42,11 @@ STAGES = ("context", "attention", "decode")
 ALL = "all"
 """Stands for every method of the stage."""
 
-CONTROLS = {"attention": ("dense", "streaming_llm")}
-"""Rows that a stage's comparisons have whether they are asked for or not: a baseline, and what a method must beat."""
-
 PLAIN = "plain"
 """Stands for decoding without a predictor, drafter or constraint: the baseline of the decode stage."""
+
+CONTROLS = {"attention": ("dense", "streaming_llm"), "decode": (PLAIN,)}
+"""Rows that a stage's comparisons have whether they are asked for or not: a baseline, and what a method must beat."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _tasks(tasks: Sequence[str | Task]) -> list[Task]:
     built = [registry.build(task, Task, "tasks") for task in tasks]
     for task in built:
         registry.check_needs(task, TASK_GIVES)
-    return list({registry.spec_of(task): task for task in built}.values())
+    return list({registry.spec_of(part): part for task in built for part in task.parts()}.values())
 
 
 def _others(engine: Mapping[str, Any]) -> dict[str, Any]:

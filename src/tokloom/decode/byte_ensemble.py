@@ -14,6 +14,7 @@ Differs: weights and the product are added.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -100,7 +101,9 @@ class EnsemblePrediction(Prediction):
         return self._mixed(torch.stack(rows))
 
     def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
-        return self._mixed(torch.cat([member.rows(tokens, step) for member in self.members]))[None]
+        whole = replace(step, skipped=0)
+        mixed = self._mixed(torch.cat([member.rows(tokens, whole) for member in self.members]))
+        return mixed[None][step.skipped :]
 
     def accept(self, path: list[int]) -> None:
         for member in self.members:

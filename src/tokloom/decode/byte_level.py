@@ -111,7 +111,7 @@ class BytePrediction(Prediction):
         self.covers.push(byte)
         self.covers.prune(self.options.minimum, self.options.beam)
         self._read()
-        return self._logits()[None]
+        return self._logits()[None][step.skipped :]
 
     def accept(self, path: list[int]) -> None:
         """A byte is part of the text as soon as it was read."""

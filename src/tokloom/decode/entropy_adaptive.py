@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -149,8 +150,9 @@ class AdaptivePrediction(Prediction):
     def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
         self._choose()
         self._catch_up(step.device)
-        self.tokens, self.logits = tokens, self.both[self.active].rows(tokens, step)
-        return self.logits
+        whole = replace(step, skipped=0)  # each token counts, also one that was certain
+        self.tokens, self.logits = tokens, self.both[self.active].rows(tokens, whole)
+        return self.logits[step.skipped :]
 
     def accept(self, path: list[int]) -> None:
         self.both[self.active].accept(path)

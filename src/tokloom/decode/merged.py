@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 LEVELS = 6
+HOPE = 0.5
+"""Parts leave out what has less than this share of the chance that pays: agreement may raise it."""
 EDGES = (0.08, 0.2, 0.4, 0.6, 0.8)
 """Chances at which a higher level begins."""
 
@@ -107,6 +109,7 @@ class MergedState(DraftState):
             part.read(tokens)
 
     def propose(self, request: DraftRequest) -> DraftTree:
+        request = replace(request, least=HOPE * request.least)
         union = Union(len(self.parts))
         for index, part in enumerate(self.parts):
             union.take(index, part.propose(request))

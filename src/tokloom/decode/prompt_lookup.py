@@ -65,8 +65,11 @@ class LookupState(DraftState):
         chance, chances = 1.0, []
         for i in range(len(copied)):
             chance *= self.rates.rate(0 if i else size)
+            if chance < request.least:
+                break
             chances.append(chance)
-        return DraftTree.chain(copied, chances, [0 if i else size for i in range(len(copied))])
+        marks = [0 if i else size for i in range(len(chances))]
+        return DraftTree.chain(copied[: len(chances)], chances, marks)
 
     def find(self, tokens: Sequence[int]) -> tuple[int, int]:
         """Where the text goes on after the latest earlier place of its last n tokens, and n; 0, 0 if there is none."""

@@ -83,9 +83,10 @@ class Prediction(ABC):
 
     @abstractmethod
     def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
-        """Logits (rows, vocabulary) after each row: the last token of the text, and a draft tree below it.
+        """Logits (rows, vocabulary) after each row: what was not read yet of the text, and a draft tree below it.
 
-        step: who descends from whom, positions counted in tokens of `vocabulary`."""
+        step: who descends from whom, positions counted in tokens of `vocabulary`. Its first `skipped` rows are left
+            out of what is returned: nobody asks what follows them."""
 
     @staticmethod
     def rows_together(asked: Sequence[tuple[Prediction, Sequence[int], Step]]) -> list[torch.Tensor]:
@@ -192,15 +193,6 @@ class DraftTree:
             (*((None,) * size), *self.marks) if self.marks else (),
         )
 
-    def after(self, size: int) -> DraftTree:
-        """The tree that `below` put under a chain of so many tokens."""
-        return DraftTree(
-            self.tokens[size:],
-            tuple(max(parent - size, -1) for parent in self.parents[size:]),
-            self.chances[size:],
-            self.marks[size:],
-        )
-
     def outcomes(self, path: Sequence[int]) -> Iterator[tuple[int, bool]]:
         """The nodes that the model decided on, and whether it took them.
 
@@ -217,6 +209,7 @@ class DraftRequest:
 
     tokens: prompt and output so far, in the prediction's vocabulary.
     limit: the most nodes.
+    least: nodes with a lower chance never pay; a drafter may leave them out.
     prediction: of this request; a drafter that speculates with the model itself runs passes of its own over the
         request's store through `prediction.host`, and takes them back.
     """
@@ -224,6 +217,7 @@ class DraftRequest:
     tokens: Sequence[int]
     limit: int
     prediction: Prediction
+    least: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,8 @@ class AutomatonState(DraftState):
             for further, token in enumerate(copied):
                 kind = kind_of(size + further)
                 chance *= self.rates.rate(kind)
+                if chance < request.least:
+                    break
                 node = tree.add(token, node, chance, kind)
             if len(starts) == self.options.branches:
                 break

@@ -11,6 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,6 +53,11 @@ class CostCurve:
     def table(self) -> tuple[float, ...]:
         """`relative` of 0, 1, ... rows, up to the widest that was measured; 0 rows cost nothing."""
         return (0.0, *(self.relative(rows) for rows in range(1, max(self.seconds) + 1)))
+
+    @cached_property
+    def cheapest(self) -> float:
+        """What one more row costs at least, wherever on the curve, in passes of one row."""
+        return max(0.0, min(after - before for before, after in pairwise(self.table[1:])))
 
 
 def measure(model: LanguageModel) -> CostCurve:

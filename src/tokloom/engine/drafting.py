@@ -41,7 +41,7 @@ class Pace:
     LEAST = 0.98
     """Gain below which drafting rests: a drafter that costs next to nothing may go on waiting for its chance."""
     REST = 16
-    MOST_REST = 512
+    MOST_REST = 64
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -96,11 +96,11 @@ class Pace:
 class Drafting:
     """A drafter at work in one engine, for all its requests.
 
-    A pass of n nodes is expected to give 1 + trust * (sum of their chances) tokens at the cost of
-    n + 1 rows; the n with most tokens a second is taken, no node at all if that is not clearly
-    better than plain decoding. `trust` follows how many of the expected tokens were accepted, and `Pace`
-    how long passes really take; while nothing is drafted, trust drifts back to 1, so that drafting is tried
-    again now and then.
+    A pass of n nodes is expected to give 1 + trust * (sum of their chances) tokens at the cost of a plain pass and n
+    more rows; the n with most tokens a second is taken, no node at all if that is not clearly better than plain
+    decoding. Rows that the pass has anyway, of tokens that a constraint made certain, count on neither side.
+    `trust` follows how many of the expected tokens were accepted, and `Pace` how long passes really take; while nothing
+    is drafted, trust drifts back to 1, so that drafting is tried again now and then.
     """
 
     MARGIN = 1.05
@@ -126,52 +126,46 @@ class Drafting:
         tokens: Sequence[int],
         depth: int,
         prediction: Prediction,
-        certain: Sequence[int] = (),
+        rows: int = 1,
         matcher: Matcher | None = None,
     ) -> DraftTree:
-        """The part of the drafter's tree, of at most `depth` levels, that is worth a pass.
+        """The part of the drafter's tree, of at most `depth` levels, that is worth its rows in a pass.
 
-        certain: tokens that must come next; the tree begins with them, and the drafter guesses what follows them.
-        matcher: forbids nodes; these cost no row.
+        rows: that the pass has anyway. matcher: forbids nodes; these cost no row.
         """
-        rows = len(certain) + 1
-        if not certain:
+        if rows == 1:
             self.pace.begin()
         most = WIDTHS[-1] - rows
-        if depth - len(certain) < 1 or most < 1 or not self.pace.open:
-            return DraftTree().below(certain)
-        tree = self.state.propose(DraftRequest([*tokens, *certain], most, prediction)).below(certain)
-        if not certain:
+        if depth < 1 or most < 1 or not self.pace.open:
+            return DraftTree()
+        # without its last node the best tree would give more a second, if that node's chance were less than its cost
+        least = self.curve.cheapest / self.trust
+        tree = self.state.propose(DraftRequest(tokens, most, prediction, least))
+        if rows == 1:
             self.pace.asked()
-        if matcher is not None and len(tree) >= rows:
+        if matcher is not None and len(tree):
             tree = _permitted(tree, matcher, prediction.vocabulary.size)
-        tree = tree.top(most + len(certain), depth)
-        gains = list(accumulate(sorted(tree.chances[len(certain) :], reverse=True)))
+        tree = tree.top(most, depth)
+        gains = accumulate(sorted(tree.chances, reverse=True))
         cost = self.curve.table
-        best, size = self.MARGIN * rows / cost[rows], 0
+        best, size = self.MARGIN, 0
         for nodes, gain in enumerate(gains, 1):
-            rate = (rows + self.trust * gain) / cost[rows + nodes]
+            rate = (1 + self.trust * gain) / (1 + cost[rows + nodes] - cost[rows])
             if rate > best:
                 best, size = rate, nodes
-        return tree.top(size + len(certain), depth) if size < len(gains) else tree
+        return tree.top(size, depth) if size < len(tree) else tree
 
-    def learn(self, seen: Verified, tree: DraftTree, certain: int = 0) -> None:
-        """Tells the drafter what the model said, and notes how good the estimate was.
-
-        tree: what was verified; its first `certain` nodes are not the drafter's.
-        """
+    def learn(self, seen: Verified, tree: DraftTree) -> None:
+        """Tells the drafter what the model said, and notes how good the estimate was. tree: what was verified."""
         self.state.observe(seen)
-        path = seen.path
-        own = path[certain:]
-        if len(tree) > certain and own:
-            guessed = tree.after(certain)
-            self.state.judge(guessed, [row - certain for row in own])
-            expected, accepted = sum(guessed.chances), len(own) - 1
+        if len(tree):
+            self.state.judge(tree, seen.path)
+            expected, accepted = sum(tree.chances), len(seen.path) - 1
             self.trust += self.RATE * (accepted - self.trust * expected) / max(expected, 1.0)
             self.trust = min(max(self.trust, 0.05), 2.0)
-        elif not len(tree):
+        else:
             self.trust += self.DRIFT * (1 - self.trust)
-        self.pace.end(len(tree) > 0, len(path))
+        self.pace.end(len(tree) > 0, len(seen.path))
 
     # --- what the drafter learned, in a file
 

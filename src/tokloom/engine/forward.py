@@ -71,9 +71,9 @@ def forward(
     model: LanguageModel, store: KVStore, tokens: Sequence[int], step: Step, all_logits: bool,
     capture: Capture | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Logits after each row (rows, vocabulary), or after the last one only (1, vocabulary).
+    """Logits after each row but the step's skipped ones (rows, vocabulary), or after the last one only (1, vocabulary).
 
-    capture: takes hidden states on the way."""
+    capture: takes hidden states on the way, of all rows."""
     return forward_many(model, [Job(store, tokens, step)], all_logits, capture)[0]
 
 
@@ -87,11 +87,11 @@ def forward_many(
     for job in jobs:
         job.store.begin(job.step)
     tokens = [token for job in jobs for token in job.tokens]
-    sizes = [job.step.rows if all_logits else 1 for job in jobs]
+    kept = kept_rows([job.step for job in jobs], all_logits)
+    sizes = [job.step.rows - job.step.skipped if all_logits else 1 for job in jobs]
     if model.fused is not None:
-        return list(torch.split(fused_pass(model.fused, stores, tokens, all_logits, capture), sizes))
+        return list(torch.split(fused_pass(model.fused, stores, tokens, kept, capture), sizes))
     cache = stores[0] if len(stores) == 1 else StoreGroup(stores)
-    ends = torch.tensor([job.step.rows for job in jobs]).cumsum(0) - 1
     with _tapped(model, capture):
         output = model.model(
             input_ids=torch.tensor([tokens], dtype=torch.long, device=model.device),
@@ -100,7 +100,7 @@ def forward_many(
             attention_mask=torch.empty((1, 1, 1, 1), dtype=torch.bool, device=model.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=0 if all_logits else ends.to(model.device),
+            logits_to_keep=0 if kept is None else torch.tensor(kept, dtype=torch.long, device=model.device),
             output_hidden_states=capture is not None and not capture.inside,
             kv_store=cache,
         )
@@ -108,6 +108,18 @@ def forward_many(
         for depth, hidden in enumerate(output.hidden_states):
             capture.take(depth, hidden[0])
     return list(torch.split(output.logits[0].float(), sizes))
+
+
+def kept_rows(steps: Sequence[Step], all_logits: bool) -> list[int] | None:
+    """The rows of a pass, over all its sequences, that need logits; None for all of them."""
+    if all_logits and not any(step.skipped for step in steps):
+        return None
+    kept: list[int] = []
+    end = 0
+    for step in steps:
+        start, end = end, end + step.rows
+        kept += range(start + step.skipped, end) if all_logits else (end - 1,)
+    return kept
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 
@@ -15,10 +14,10 @@ from tokloom.models.fused_decoder import FusedDecoder
 
 
 def fused_pass(
-    decoder: FusedDecoder, stores: Sequence[KVStore], tokens: Sequence[int], all_logits: bool,
+    decoder: FusedDecoder, stores: Sequence[KVStore], tokens: Sequence[int], kept: Sequence[int] | None = None,
     capture: Capture | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Logits after each row (rows, vocabulary), or after the last one of each store (stores, vocabulary), float32.
+    """Logits (rows, vocabulary) float32 after the `kept` rows, all if None.
 
     stores: that have begun their steps; tokens: of their rows, store after store; capture: takes hidden states on the
     way."""
@@ -54,8 +53,8 @@ def fused_pass(
         capture.take_inside(tapped)
     elif capture is not None:
         capture.take(len(layers), decoder.normed(hidden))
-    if not all_logits:
-        hidden = hidden[[end - 1 for end in accumulate(step.rows for step in steps)]]
+    if kept is not None:
+        hidden = hidden[list(kept)]
     if decoder.adapter is not None:
         hidden = decoder.adapter(hidden).contiguous()
     last = Pass(
@@ -63,6 +62,8 @@ def fused_pass(
         torch_threads=not whole,
     )  # fmt: skip
     logits = torch.empty(len(hidden), decoder.vocabulary)
+    if not len(hidden):
+        return logits
     decoder.core.logits(last, 0, logits.data_ptr())
     if decoder.softcap is not None:
         logits = torch.tanh(logits / decoder.softcap) * decoder.softcap

@@ -120,12 +120,15 @@ class Host:
     ) -> Output:
         """One pass. After a tree, `store.accept` says which rows stay; other rows stay at once.
 
-        all_logits: after each row, else (1, vocabulary) after the last one.
+        all_logits: after each row but the step's skipped ones, which have no hidden states here either; else
+            (1, vocabulary) after the last one, and all hidden states.
         hidden_layer: as in `prefill`; a layer's output other than the last's costs a pass over the layers one by one.
         """
         capture = self._capture(hidden_layer)
         logits = forward(self.model, store, tokens, step, all_logits, capture)
-        return Output(logits, capture.hidden if capture is not None else torch.empty(0))
+        if capture is None:
+            return Output(logits, torch.empty(0))
+        return Output(logits, capture.hidden[step.skipped :] if all_logits else capture.hidden)
 
     def forward_many(self, jobs: Sequence[Job], hidden_layer: int | MlpInput | None = None) -> list[Output]:
         """One pass over stores of this request and of others of the same engine; see `forward`."""
@@ -134,7 +137,8 @@ class Host:
         if capture is None:
             return [Output(each, torch.empty(0)) for each in logits]
         hidden = torch.split(capture.hidden, [job.step.rows for job in jobs])
-        return [Output(*each) for each in zip(logits, hidden, strict=True)]
+        parts = [each[job.step.skipped :] for each, job in zip(hidden, jobs, strict=True)]
+        return [Output(*each) for each in zip(logits, parts, strict=True)]
 
     def room(self) -> int:
         """Tokens that the next pass may add, as far as the stores' attention goes."""

@@ -20,7 +20,12 @@ class Decoding:
 
     All tokens are of the prediction's vocabulary.
 
-    Invariant: len(output) == 1 + passes + accepted + forced (the 1 comes from the prompt's logits).
+    What a constraint makes certain is taken without asking the model and read together with what comes next, so that a
+    pass begins with all tokens that were not read yet. Certain tokens are those that the tokenizer would write, with a
+    drafter and without.
+
+    Invariant: len(output) == forced + drawn + accepted; the prompt's logits give one drawn token, unless the output
+    begins with certain ones, and so does each pass that reads all there is.
     """
 
     def __init__(
@@ -41,7 +46,9 @@ class Decoding:
         self._text = ""
         self._sent = len(prompt)
         self.passes = self.drafted = self.accepted = self.forced = 0
-        self._asked: tuple[DraftTree, int, list[int], list[int], tuple[int, ...]]
+        self._read = len(prompt)
+        """How many of `tokens` the prediction has read."""
+        self._asked: tuple[int, DraftTree, bool]
         self._words = np.zeros((prediction.vocabulary.size + 31) // 32, dtype=np.int32)
 
     @property
@@ -96,59 +103,83 @@ class Decoding:
         self.matcher.mask(self._words)
         return unpack(self._words, self.prediction.vocabulary.size).to(self.device)
 
-    def _draft(self, certain: list[int]) -> tuple[DraftTree, int]:
-        """What to verify in the next pass beside the last token, and how many of its first nodes are certain."""
-        left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
-        # The last token itself takes one of the room; a token drafted beyond what is left is wasted.
-        depth = min(self.prediction.room() - 1, left - 1, self.prediction.window - len(self.tokens) - 1)
-        chain = certain[: max(depth, 0)]
-        if self.drafting is None:
-            return DraftTree().below(chain), len(chain)
-        return self.drafting.propose(self.tokens, depth, self.prediction, chain, self.matcher), len(chain)
-
     def begin(self, logits: torch.Tensor) -> None:
         """Takes the first token; `logits` (vocabulary,) are those after the prompt."""
         if self.drafting is not None:
             self.drafting.state.read(self.tokens)
-        self._take(self.sampler.draw(logits, self._allowed()))
+        self._take_certain()
+        if not self.forced:
+            self._take(self.sampler.draw(logits, self._allowed()))
 
     def ask(self) -> tuple[list[int], Step] | None:
-        """The rows of the next pass: the last token and what is drafted. None if the text ended without one."""
-        certain = self.matcher.forced() if self.matcher is not None else []
-        if certain and certain[0] in self.prediction.eos_ids:
-            self._take(certain[0])
-            self.forced += 1
+        """The rows of the next pass: what was not read yet, and what is drafted. None if the text ended without one."""
+        self._take_certain()
+        if self.stop_reason is not None:
             return None
-        tree, sure = self._draft(certain)
-        text = list(self.tokens)
-        rows, parents = [text[-1], *tree.tokens], (-1, *(parent + 1 for parent in tree.parents))
-        first = len(text) - 1
-        if len(tree):
-            step = Step((first, *(first + depth for depth in tree.depths())), self.device, parents=parents)
+        first, room = self._read, self.prediction.room()
+        unread = self.tokens[first : first + room]
+        whole = first + len(unread) == len(self.tokens)
+        tree = self._draft(room, len(unread)) if whole else DraftTree()
+        chain = tree.below(unread[1:])
+        skipped = len(unread) - whole
+        if len(chain):
+            positions = (first, *(first + depth for depth in chain.depths()))
+            parents = (-1, *(parent + 1 for parent in chain.parents))
+            step = Step(positions, self.device, parents=parents, skipped=skipped)
         else:
-            step = Step((first,), self.device)
-        self._asked = tree, sure, text, rows, parents
-        return rows, step
+            step = Step((first,), self.device, skipped=skipped)
+        self._asked = len(unread), tree, whole
+        return [*unread, *tree.tokens], step
 
     def answer(self, logits: torch.Tensor) -> None:
-        """Takes the tokens that a pass gives; `logits` (rows, vocabulary) of what `ask` returned."""
-        tree, certain, text, rows, parents = self._asked
-        children: dict[tuple[int, int], int] = {
-            (parent + 1, token): node + 1
-            for node, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True))
+        """Takes the tokens that a pass gives; `logits` are those of its rows, but for skipped ones."""
+        unread, tree, whole = self._asked
+        self.passes += 1
+        if not whole:  # the rest follows in the next pass
+            self.prediction.accept(list(range(unread)))
+            self._read += unread
+            return
+        text = list(self.tokens)
+        parents = (-1, *(parent + 1 for parent in tree.parents))
+        children = {
+            (parent, token): node for node, (parent, token) in enumerate(zip(parents[1:], tree.tokens, strict=True), 1)
         }
         plain = self.matcher is None and self.sampler.generator is None
         greedy = self.sampler.greedy(logits) if plain else []
-        path, row = [0], 0
-        while True:
-            token = greedy[row] if plain else self.sampler.draw(logits[row], self._allowed())
-            if not self._take(token) or (row, token) not in children:
-                break
-            row = children[row, token]
-            path.append(row)
-        self.passes += 1
+        path, walking = [0], True
+        certain: list[int] = []  # `ask` took what there was
+        while walking:
+            given = certain or [greedy[path[-1]] if plain else self.sampler.draw(logits[path[-1]], self._allowed())]
+            for token in given:
+                node = children.get((path[-1], token)) if walking else None
+                self.forced += bool(certain)
+                if not self._take(token):
+                    walking = False
+                    break
+                walking = node is not None
+                if node is not None:
+                    path.append(node)
+                    self.accepted += not certain
+            certain = self.matcher.forced() if walking and self.matcher is not None else []
         self.drafted += len(tree)
-        self.accepted += len(path) - 1
-        self.prediction.accept(path)
+        self.prediction.accept([*range(unread - 1), *(unread - 1 + row for row in path)])
+        self._read += unread + len(path) - 1
         if self.drafting is not None:
-            self.drafting.learn(Verified(text, rows, parents, logits, path), tree, certain)
+            self.drafting.learn(Verified(text, [text[-1], *tree.tokens], parents, logits, path), tree)
+
+    def _take_certain(self) -> None:
+        """Adds what the constraint makes certain, whatever the model says; it is read with what comes next."""
+        while self.matcher is not None and self.stop_reason is None and (certain := self.matcher.forced()):
+            for token in certain:
+                self.forced += 1
+                if not self._take(token):
+                    return
+
+    def _draft(self, room: int, unread: int) -> DraftTree:
+        """What to verify in the next pass beside so many tokens that were not read yet."""
+        if self.drafting is None:
+            return DraftTree()
+        left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
+        # a token drafted beyond what is left is wasted
+        depth = min(room - unread, left - 1, self.prediction.window - len(self.tokens) - 1)
+        return self.drafting.propose(self.tokens, depth, self.prediction, unread, self.matcher)

@@ -11,15 +11,17 @@ Shapes: one example per question, its first turn through the chat template; scor
 Effect: speed is read off the costs (tokens a pass, tokens a second). A lossless method has same = 1 on every example;
     for others both scores measure how far they depart from the model.
 
-Differs: the first turn of a dialogue only; questions longer than `longest` tokens are left out.
+Differs: the first turn of a dialogue only; questions longer than `longest` tokens are left out. Each kind of questions
+    is compared in a table of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
@@ -57,6 +59,12 @@ class SpecBench(Task):
     def __post_init__(self) -> None:
         if not self.path:
             raise SpecError("spec_bench:path", self.path, "the path of question.jsonl", "It is in Spec-Bench's data/.")
+
+    def parts(self) -> Sequence[Task]:
+        if self.category is not None:
+            return (self,)
+        kinds = dict.fromkeys(category for _, category, _ in read(Path(self.path)))
+        return [replace(cast("Any", self), category=kind) for kind in kinds]
 
     def examples(self, model: LanguageModel) -> Iterator[Example]:
         from tokloom.engine.engine import Engine

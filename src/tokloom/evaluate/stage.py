@@ -6,7 +6,7 @@ A `Task` yields `Example`s and scores what the engine answered. `compare/` runs 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -52,6 +52,10 @@ class Task(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str]
     """The main metric: higher is better; the quality axis of a comparison."""
+
+    def parts(self) -> Sequence[Task]:
+        """The tasks that a comparison shows in tables of their own, together all of this one; itself if it is one."""
+        return (self,)
 
     @abstractmethod
     def examples(self, model: LanguageModel) -> Iterator[Example]:
