@@ -6,7 +6,8 @@
 The same command goes on where it was interrupted. Both are Llama models of transformers with a byte-level vocabulary
 learned from the text; the diffusion model's attention looks both ways, and its config names the mask token. It learns
 much as LLaDA (arXiv:2502.09992) does: behind a clean beginning of random length a random share of the tokens is
-masked, and the model says what they were.
+masked, and the model says what they were. It begins with the guide's weights, as Dream (arXiv:2508.15487) did with
+those of an autoregressive model; --scratch begins at random.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=96, help="tokens of a training row")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--scratch", action="store_true", help="begin the diffusion model at random, not as the guide")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     text = options.text.read_text(encoding="utf-8")
@@ -186,16 +188,21 @@ def main() -> None:
         options.batch,
         options.rate,
         options.seed,
+        options.scratch,
     )
     identity = f"{hashlib.sha256(text.encode()).hexdigest()} {shape}"
     unfinished = []
-    for name, share in (("diffusion", 2 / 3), ("guide", 1 / 3)):
+    guide: dict[str, torch.Tensor] = {}
+    for name, share in (("guide", 1 / 3), ("diffusion", 2 / 3)):
         torch.manual_seed(options.seed)
         model = new_model(tokenizer, options, diffusion=name == "diffusion")
+        if guide and not options.scratch:
+            model.load_state_dict(guide)
         mask = tokenizer.mask_token_id if name == "diffusion" else None
         unfinished.append(options.out / f"{name}.unfinished.pt")
         Training(model, options, unfinished[-1], identity).run(name, tokens, mask, options.minutes * share)
         save(model, tokenizer, options.out / name)
+        guide = model.state_dict()
     for path in unfinished:
         path.unlink()
 

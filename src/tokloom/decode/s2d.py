@@ -86,7 +86,8 @@ class SortedState(DraftState):
         host, text = request.prediction.host, list(request.tokens)
         limit = min(self.options.length, request.limit)
         store = host.stores[0]
-        if store.seen != len(text) - 1 or not store.can_try(limit):
+        own = request.prediction.vocabulary is host.model.vocabulary
+        if not own or store.seen != len(text) - 1 or not store.can_try(limit):
             return DraftTree()
         drafted: list[int] = []
         chances: list[float] = []
