@@ -128,20 +128,25 @@ class Drafting:
         prediction: Prediction,
         certain: Sequence[int] = (),
         matcher: Matcher | None = None,
+        *,
+        timed: bool = True,
     ) -> DraftTree:
         """The part of the drafter's tree, of at most `depth` levels, that is worth a pass.
 
         certain: tokens that must come next; the tree begins with them, and the drafter guesses what follows them.
         matcher: forbids nodes; these cost no row.
+        timed: the pass is this request's alone, so that the clock can say whether drafting pays; else only the forecast
+            does.
         """
         rows = len(certain) + 1
-        if not certain:
+        timed = timed and not certain
+        if timed:
             self.pace.begin()
         most = WIDTHS[-1] - rows
-        if depth - len(certain) < 1 or most < 1 or not self.pace.open:
+        if depth - len(certain) < 1 or most < 1 or (not self.pace.open and (timed or certain)):
             return DraftTree().below(certain)
         tree = self.state.propose(DraftRequest([*tokens, *certain], most, prediction)).below(certain)
-        if not certain:
+        if timed:
             self.pace.asked()
         if matcher is not None and len(tree) >= rows:
             tree = _permitted(tree, matcher, prediction.vocabulary.size)
