@@ -2,9 +2,10 @@
 
     python benchmarks/diffusion.py input.txt --models models
 
-For each way of denoising: tokens a pass of the diffusion model, tokens read for each token of output, and how likely
-the output is under the guide (nats a token, log-likelihood; higher is better). Prompts come from the text's end, which
-was held out in training.
+For each way of denoising: tokens a pass of the diffusion model, tokens read for each token of output, the share of
+tokens that the guide put in place of a proposal, how likely the output is under the guide (nats a token,
+log-likelihood; higher is better), and how many different words there are in 100 (greedy guides repeat themselves).
+Prompts come from the text's end, which was held out in training.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--block", type=int, default=16)
     parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--caches", action="store_true", help="each way with free_cache too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     guide_path = options.models / "guide"
@@ -43,23 +45,32 @@ def main() -> None:
     step = len(held_out) // options.prompts
     prompts = [held_out[i * step :][:160] for i in range(options.prompts)]
     ways = [f"plain_denoising:tokens={n}" for n in (1, 2, 4, 8)]
-    ways += [f'guided_diffusion:guide="{guide_path}",tolerance={t}' for t in (1.0, 0.5, 0.2, 0.05)]
-    print(f"{'':60s} tokens/pass  read/token  log-likelihood")
+    for correct in ("true", "false"):
+        ways += [
+            f'guided_diffusion:guide="{guide_path}",correct={correct},tolerance={t}' for t in (1.0, 0.5, 0.2, 0.05)
+        ]
+    print(f"{'':60s} tokens/pass  read/token  guide's  log-likelihood  words")
     for way in ways:
-        for cache in (None, "free_cache"):
+        for cache in (None, "free_cache") if options.caches else (None,):
             engine = Engine(model, denoiser=f"{way},block={options.block}", denoising_cache=cache)
-            passes = tokens = rows = 0
-            total = 0.0
+            passes = tokens = rows = corrected = 0
+            total, said = 0.0, []
             for seed, prompt in enumerate(prompts):
                 sampling = Sampling(max_new_tokens=options.tokens, temperature=options.temperature, seed=seed)
                 result = engine.generate(prompt, sampling=sampling)
                 row = result.ledger.row("decode")
                 passes += row.forward_passes
                 rows += row.counts["read rows"]
+                corrected += row.counts.get("guide corrected", 0)
+                said += result.text.split()
                 tokens += len(result.tokens)
                 total += likelihood(guide, model.encode(prompt), list(result.tokens))
             shown = way.replace(f'guide="{guide_path}",', "") + (f" + {cache}" if cache else "")
-            print(f"{shown:60s} {tokens / passes:11.2f} {rows / tokens:11.1f} {total / tokens:15.3f}", flush=True)
+            print(
+                f"{shown:60s} {tokens / passes:11.2f} {rows / tokens:11.1f} {corrected / tokens:8.2f}"
+                f" {total / tokens:15.3f} {100 * len(set(said)) / len(said):6.0f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -3,14 +3,18 @@
     python examples/train_diffusion.py input.txt --out models --minutes 10
     tokloom generate "ROMEO:" --model models/diffusion --denoiser guided_diffusion:guide=models/guide
 
-Both are Llama models of transformers with a byte-level vocabulary learned from the text; the diffusion model's
-attention looks both ways, and its config names the mask token. It learns much as LLaDA (arXiv:2502.09992) does: behind
-a clean beginning of random length a random share of the tokens is masked, and the model says what they were.
+The same command goes on where it was interrupted. Both are Llama models of transformers with a byte-level vocabulary
+learned from the text; the diffusion model's attention looks both ways, and its config names the mask token. It learns
+much as LLaDA (arXiv:2502.09992) does: behind a clean beginning of random length a random share of the tokens is
+masked, and the model says what they were. It begins with the guide's weights, as Dream (arXiv:2508.15487) did with
+those of an autoregressive model; --scratch begins at random.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import shutil
 import sys
 import time
@@ -22,9 +26,11 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokloom.atomic import atomic_directory
+from tokloom.atomic import atomic_directory, write_atomic
 
 END, MASK = "<end>", "<mask>"
+SAVE_EVERY = 60.0
+"""Seconds between two states kept for going on after an interruption."""
 
 
 def learn_tokenizer(text: str, size: int) -> PreTrainedTokenizerFast:
@@ -78,40 +84,74 @@ def loss_of(model: Any, batch: torch.Tensor, mask: int | None, most: float, draw
     return torch.nn.functional.cross_entropy(logits[hidden], batch[hidden])
 
 
-def train(
-    name: str, model: Any, tokens: torch.Tensor, mask: int | None, options: argparse.Namespace, until: float
-) -> None:
-    draw = torch.Generator().manual_seed(options.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.01)
-    held_out, training = tokens[-len(tokens) // 20 :], tokens[: -len(tokens) // 20]
-    began, step, running = time.monotonic(), 0, 0.0
-    model.train()
-    while True:
-        done = (time.monotonic() - began) / max(until - began, 1e-9)
-        if options.steps:
-            done = step / options.steps
-        if done >= 1:
-            break
-        rate = options.rate * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        starts = torch.randint(0, len(training) - options.length, (options.batch,), generator=draw)
-        batch = torch.stack([training[start : start + options.length] for start in starts.tolist()])
-        # few masks first: with many of them the model sees hardly more than how frequent each token is
-        loss = loss_of(model, batch, mask, 0.3 + 0.7 * min(1.0, 2 * done), draw)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        running += (loss.item() - running) * max(0.02, 1 / step)
-        if step % 20 == 0:
-            print(f"\r{name}: step {step}, {100 * done:.0f}%, loss {running:.3f} ", end="", file=sys.stderr, flush=True)
-    model.eval()
-    with torch.no_grad():
-        blocks = held_out[: len(held_out) // options.length * options.length].view(-1, options.length)[:64]
-        loss = loss_of(model, blocks, mask, 1.0, torch.Generator().manual_seed(0))
-    print(f"\n{name}: {step} steps, held-out loss {loss.item():.3f} nats a token", file=sys.stderr)
+class Training:
+    """A model in training, whose state can be kept and taken up again."""
+
+    def __init__(self, model: Any, options: argparse.Namespace, kept: Path, identity: str) -> None:
+        self.model, self.options, self.kept, self.identity = model, options, kept, identity
+        self.draw = torch.Generator().manual_seed(options.seed)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.01)
+        self.step, self.seconds, self.running = 0, 0.0, 0.0
+        if kept.exists():
+            self._restore(torch.load(kept, weights_only=True))
+
+    def keep(self) -> None:
+        state = {
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "draw": self.draw.get_state(),
+            "counts": (self.step, self.seconds, self.running),
+        }
+        file = io.BytesIO()
+        torch.save(state, file)
+        write_atomic(self.kept, file.getvalue())
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["identity"] != self.identity:
+            raise SystemExit(
+                f"{self.kept} was begun with another text or other options: remove it or choose another --out"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.draw.set_state(state["draw"])
+        self.step, self.seconds, self.running = state["counts"]
+
+    def run(self, name: str, tokens: torch.Tensor, mask: int | None, minutes: float) -> None:
+        options, draw = self.options, self.draw
+        held_out, training = tokens[-len(tokens) // 20 :], tokens[: -len(tokens) // 20]
+        began, kept = time.monotonic() - self.seconds, time.monotonic()
+        self.model.train()
+        while True:
+            self.seconds = time.monotonic() - began
+            done = self.step / options.steps if options.steps else self.seconds / max(60 * minutes, 1e-9)
+            if done >= 1:
+                break
+            rate = options.rate * min(1.0, (self.step + 1) / 50) * (1 - 0.9 * done)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            starts = torch.randint(0, len(training) - options.length, (options.batch,), generator=draw)
+            batch = torch.stack([training[start : start + options.length] for start in starts.tolist()])
+            # few masks first: with many of them the model sees hardly more than how frequent each token is
+            loss = loss_of(self.model, batch, mask, 0.3 + 0.7 * min(1.0, 2 * done), draw)
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            self.running += (loss.item() - self.running) * max(0.02, 1 / self.step)
+            if self.step % 20 == 0:
+                shown = f"{name}: step {self.step}, {100 * done:.0f}%, loss {self.running:.3f}"
+                print(f"\r{shown} ", end="", file=sys.stderr, flush=True)
+            if time.monotonic() - kept > SAVE_EVERY:
+                self.keep()
+                kept = time.monotonic()
+        self.keep()
+        self.model.eval()
+        with torch.no_grad():
+            blocks = held_out[: len(held_out) // options.length * options.length].view(-1, options.length)[:64]
+            loss = loss_of(self.model, blocks, mask, 1.0, torch.Generator().manual_seed(0))
+        print(f"\n{name}: {self.step} steps, held-out loss {loss.item():.3f} nats a token", file=sys.stderr)
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -133,18 +173,38 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=96, help="tokens of a training row")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--scratch", action="store_true", help="begin the diffusion model at random, not as the guide")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     text = options.text.read_text(encoding="utf-8")
     tokenizer = learn_tokenizer(text, options.vocabulary)
     tokens = torch.tensor(tokenizer(text).input_ids)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, share in (("diffusion", 2 / 3), ("guide", 1 / 3)):
+    shape = (
+        options.vocabulary,
+        options.width,
+        options.layers,
+        options.length,
+        options.batch,
+        options.rate,
+        options.seed,
+        options.scratch,
+    )
+    identity = f"{hashlib.sha256(text.encode()).hexdigest()} {shape}"
+    unfinished = []
+    guide: dict[str, torch.Tensor] = {}
+    for name, share in (("guide", 1 / 3), ("diffusion", 2 / 3)):
         torch.manual_seed(options.seed)
         model = new_model(tokenizer, options, diffusion=name == "diffusion")
+        if guide and not options.scratch:
+            model.load_state_dict(guide)
         mask = tokenizer.mask_token_id if name == "diffusion" else None
-        train(name, model, tokens, mask, options, time.monotonic() + 60 * options.minutes * share)
+        unfinished.append(options.out / f"{name}.unfinished.pt")
+        Training(model, options, unfinished[-1], identity).run(name, tokens, mask, options.minutes * share)
         save(model, tokenizer, options.out / name)
+        guide = model.state_dict()
+    for path in unfinished:
+        path.unlink()
 
 
 if __name__ == "__main__":

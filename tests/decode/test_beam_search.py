@@ -63,8 +63,6 @@ def test_output_is_at_least_as_probable_as_greedy(smollm2: LanguageModel) -> Non
 
 
 def test_refusals(tiny_llama: LanguageModel) -> None:
-    with pytest.raises(CompositionError, match="token_recycling"):
-        Engine(tiny_llama, search="beam_search", drafter="token_recycling")
     with pytest.raises(CompositionError, match="verifier"):
         Engine(tiny_llama, verifier="log_probability")
     with pytest.raises(UnknownNameError):

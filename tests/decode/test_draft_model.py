@@ -12,6 +12,7 @@ from tokloom.decode.draft_model import DraftModel, DraftModelState
 from tokloom.decode.stage import DraftRequest
 from tokloom.errors import CompositionError
 from tokloom.models.language_model import LanguageModel
+from tokloom.models.translation import translate
 
 PROMPT = "one two three four five six seven one two three"
 
@@ -73,16 +74,14 @@ def test_another_vocabulary_changes_no_text(
 def test_a_text_is_the_same_in_the_other_vocabulary(tiny_llama: LanguageModel, tiny_gemma3: LanguageModel) -> None:
     text = "one two three\n naïve <|im_end|> café"
     for target, draft in ((tiny_llama, tiny_gemma3), (tiny_gemma3, tiny_llama)):
-        state = DraftModelState(DraftModel(), target, draft)
-        assert not state.same
-        own = state.translated(target.encode(text), target.vocabulary)
+        assert not DraftModelState(DraftModel(), target, draft).same
+        own = translate(target.encode(text), target.vocabulary, draft)
         assert b"".join(draft.vocabulary.token_bytes[token] for token in own).decode() == text
 
 
 def test_special_tokens_keep_their_names(tiny_chat_llama: LanguageModel, tiny_qwen3: LanguageModel) -> None:
     tokens = tiny_chat_llama.chat_tokens([{"role": "user", "content": "one two"}])
-    state = DraftModelState(DraftModel(), tiny_chat_llama, tiny_qwen3)
-    assert state.translated(tokens, tiny_chat_llama.vocabulary) == tokens  # the tokenizers are the same
+    assert translate(tokens, tiny_chat_llama.vocabulary, tiny_qwen3) == tokens  # the tokenizers are the same
 
 
 def test_a_tree_needs_one_vocabulary(tiny_llama: LanguageModel, tiny_gemma3: LanguageModel) -> None:

@@ -22,23 +22,28 @@ def guide(tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Languag
     return tiny_llama
 
 
-def taken(guide: LanguageModel, proposals: Proposals, tolerance: float) -> list[int]:
+def taken(guide: LanguageModel, proposals: Proposals, tolerance: float, correct: bool) -> dict[int, int]:
     text = proposals.filled()
+    never = sorted(guide.vocabulary.special_ids - guide.eos_ids)
     with torch.no_grad():
         chances = guide.model(torch.tensor([text])).logits[0].softmax(-1)
-    out: list[int] = []
-    for index, place in enumerate(proposals.places):
-        if chances[place - 1, text[place]] < tolerance * chances[place - 1].max():
+    chances[:, never] = 0.0
+    out: dict[int, int] = {}
+    for place, token in zip(proposals.places, proposals.tokens, strict=True):
+        if chances[place - 1, token] < tolerance * chances[place - 1].max():
+            if correct:
+                out[place] = int(chances[place - 1].argmax())
             break
-        out.append(index)
-    return out or [0]
+        out[place] = token
+    return out or {proposals.places[0]: proposals.tokens[0]}
 
 
+@pytest.mark.parametrize("correct", [True, False])
 @pytest.mark.parametrize("tolerance", [1.0, 0.3, 0.01])
-def test_what_is_taken(tolerance: float, guide: LanguageModel, tiny_diffusion: LanguageModel) -> None:
+def test_what_is_taken(tolerance: float, correct: bool, guide: LanguageModel, tiny_diffusion: LanguageModel) -> None:
     """Over passes in which tokens become known, also between masks, and proposals change."""
     host = Host(tiny_diffusion, Engine(tiny_diffusion).attention, 16, kv=None, prefill_chunk=512)
-    unmasking = GuidedDiffusion(guide="guide", tolerance=tolerance).start(host)
+    unmasking = GuidedDiffusion(guide="guide", tolerance=tolerance, correct=correct).start(host)
     text = [*guide.encode(PROMPT), *[tiny_diffusion.mask_id or 0] * 10]
     start = len(text) - 10
     draw = torch.Generator().manual_seed(4)
@@ -55,12 +60,13 @@ def test_what_is_taken(tolerance: float, guide: LanguageModel, tiny_diffusion: L
                     proposed[n] = int(guide.model(torch.tensor([known])).logits[0, -1].argmax())
         proposals = Proposals(text, masked, proposed, [0.5] * len(masked))
         chosen = unmasking.choose(proposals)
-        assert chosen == taken(guide, proposals, tolerance)
+        assert chosen == taken(guide, proposals, tolerance, correct)
         counts.append(len(chosen))
-        for index in chosen:
-            text[masked[index]] = proposed[index]
+        for place, token in chosen.items():
+            text[place] = token
     assert max(counts) > 1
     assert unmasking.counts["guide passes"] == len(counts)
+    assert (unmasking.counts["guide corrected"] > 0) == correct
 
 
 @pytest.mark.parametrize("cache", [None, "free_cache"])
@@ -70,13 +76,31 @@ def test_a_guide_that_agrees_ends_a_block_at_once(
     sampling = Sampling(max_new_tokens=24, temperature=0.8, seed=1)
 
     def passes(tolerance: float) -> int:
-        spec = f"guided_diffusion:guide=g,block=8,tolerance={tolerance}"
+        spec = f"guided_diffusion:guide=g,block=8,tolerance={tolerance},correct=false"
         result = Engine(tiny_diffusion, denoiser=spec, denoising_cache=cache).generate(PROMPT, sampling=sampling)
         assert len(result.tokens) == 24
         return result.ledger.row("decode").forward_passes
 
     assert passes(1e-30) == 3
     assert passes(1.0) > 12  # two random models seldom agree
+
+
+def test_a_guide_that_corrects_writes_its_own_greedy_text(guide: LanguageModel, tiny_diffusion: LanguageModel) -> None:
+    """Tolerance 1 with corrections: every token is the guide's likeliest, and no pass gives less than one."""
+    sampling = Sampling(max_new_tokens=24, temperature=0.8, seed=1)
+    engine = Engine(tiny_diffusion, denoiser="guided_diffusion:guide=g,block=8")
+    result = engine.generate(PROMPT, sampling=sampling)
+    text = guide.encode(PROMPT)
+    never = sorted(guide.vocabulary.special_ids - guide.eos_ids)
+    for token in result.tokens:
+        with torch.no_grad():
+            logits = guide.model(torch.tensor([text])).logits[0, -1]
+        logits[never] = -torch.inf
+        assert token == int(logits.argmax())
+        text.append(token)
+    row = result.ledger.row("decode")
+    assert row.counts["guide agreed"] + row.counts["guide corrected"] == len(result.tokens)
+    assert row.forward_passes <= len(result.tokens)
 
 
 def test_guides_of_another_vocabulary_are_refused(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.compare.fakes import FakeEngine, FakeModel
@@ -19,7 +20,7 @@ FAKE: Any = FakeModel()
 
 
 @settings(max_examples=8, deadline=None)
-@example(5, 3, "random", True, 350)
+@hypothesis.example(5, 3, "random", True, 350)
 @given(
     st.integers(1, 5), st.integers(1, 3), st.sampled_from(["random", "forward", "backward"]), st.booleans(),
     st.integers(350, 600),

@@ -56,6 +56,15 @@ def test_every_byte_has_a_token(family: str, request: pytest.FixtureRequest) -> 
     assert {bytes((byte,)) for byte in range(256)} <= set(model.vocabulary.token_bytes)
 
 
+@pytest.mark.parametrize("prefix", [b"", b" ", b" t", b"th", b"\xff", b"\xc3", b"zzz", b"\xff\xff"])
+def test_tokens_that_begin_with_some_bytes(
+    tiny_llama: LanguageModel, tiny_gemma3: LanguageModel, prefix: bytes
+) -> None:
+    for vocabulary in (tiny_llama.vocabulary, tiny_gemma3.vocabulary):
+        expected = {id for id, data in enumerate(vocabulary.token_bytes) if data and data.startswith(prefix)}
+        assert set(vocabulary.beginning_with(prefix).tolist()) == expected
+
+
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_gemma3"])
 def test_special_and_padding_ids_have_no_bytes(family: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(family)

@@ -32,18 +32,18 @@ def expand(beam: Sequence[Branch], expansions: int, stride: int) -> list[Branch]
             for token, _ in branch.likeliest(expansions):
                 grown.append(branch.fork())
                 tokens.append(token)
-    advance(grown, tokens)
+    advance(grown, tokens, stride - 1)
     follow(grown, stride - 1)
     return done + grown
 
 
 def follow(branches: Sequence[Branch], steps: int) -> None:
     """Goes on greedily for so many tokens."""
-    for _ in range(steps):
+    for step in range(steps):
         going = [branch for branch in branches if branch.ended is None]
         if not going:
             return
-        advance(going, [branch.likeliest(1)[0][0] for branch in going])
+        advance(going, [branch.likeliest(1)[0][0] for branch in going], steps - step - 1)
 
 
 def best(branches: Sequence[Branch], scores: Sequence[float], count: int) -> list[Branch]:

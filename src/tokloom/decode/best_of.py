@@ -37,6 +37,6 @@ class BestOf(Search):
         branches = [root.fork() for _ in samplers]
         while going := [i for i, branch in enumerate(branches) if branch.ended is None]:
             some = [branches[i] for i in going]
-            advance(some, [branches[i].draw(samplers[i]) for i in going])
+            advance(some, [branches[i].draw(samplers[i]) for i in going], root.sampling.max_new_tokens)
         scores = judge(branches)
         return branches[scores.index(max(scores))]

@@ -14,7 +14,7 @@ Differs: weights and the product are added.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -92,18 +92,21 @@ class EnsemblePrediction(Prediction):
         return self.vocabulary.tokenize(text)
 
     def room(self) -> int:
-        return 1
+        return min(member.room() for member in self.members)
+
+    def fork(self) -> EnsemblePrediction:
+        other = copy(self)
+        other.members = [member.fork() for member in self.members]
+        return other
 
     def prefill(self, tokens: Sequence[int], progress: Callable[[int], None]) -> torch.Tensor:
         first, *others = self.members
         rows = [first.prefill(tokens, progress)]
         rows += [member.prefill(self._own(member, tokens), lambda done: None) for member in others]
-        return self._mixed(torch.stack(rows))
+        return self._mixed(torch.stack(rows)[:, None])[0]
 
     def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
-        whole = replace(step, skipped=0)
-        mixed = self._mixed(torch.cat([member.rows(tokens, whole) for member in self.members]))
-        return mixed[None][step.skipped :]
+        return self._mixed(torch.stack([member.rows(tokens, step) for member in self.members]))
 
     def accept(self, path: list[int]) -> None:
         for member in self.members:
@@ -117,13 +120,13 @@ class EnsemblePrediction(Prediction):
         return translate(tokens, self.host.model.vocabulary, member.host.model)
 
     def _mixed(self, logits: torch.Tensor) -> torch.Tensor:
-        """(members, 257) log-probabilities -> (257,) of the ensemble."""
+        """(members, rows, 257) log-probabilities -> (rows, 257) of the ensemble."""
         logprobs = logits.double()
+        weights = self.weights[:, None, None]
         if self.mixture == "mean":
-            out = (logprobs + self.weights.log()[:, None]).logsumexp(0)
+            out = (logprobs + weights.log()).logsumexp(0)
         else:
             used = self.weights > 0  # 0 * -inf is no number
-            out = (logprobs[used] * self.weights[used, None]).sum(0)
-        if bool((out == -torch.inf).all()):  # what each of them allows another forbids
-            out[END] = 0.0
+            out = (logprobs[used] * weights[used]).sum(0)
+        out[(out == -torch.inf).all(-1), END] = 0.0  # what each of them allows another forbids
         return out.log_softmax(-1).float()

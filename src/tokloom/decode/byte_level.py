@@ -15,12 +15,14 @@ Effect: the paper removes the bias of prompts that end inside a token: 18% on fi
 Differs: covers are found in the tree of arXiv:2506.14123, not by encoding anew for each byte. Tokens that the tokenizer
     could not write are left out and the others renormalised, so that the bytes add up at every step. A prompt is opened
     again from 64 bytes before its end, at most to its second token or behind its last special one; covers that part
-    from its encoding before that are left out. No drafts: a pass reads one byte.
+    from its encoding before that are left out. Drafted bytes are verified in one pass over the nodes of all covers that
+    they have; only under an attention policy that counts tokens a pass adds a single byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -30,18 +32,22 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.kv_store import Step
-from tokloom.decode.covers import Cover, Covers
+from tokloom.attention.stage import UNLIMITED
+from tokloom.decode.covers import Cover, Covers, Known
 from tokloom.decode.stage import Prediction, Predictor
 from tokloom.models.byte_vocabulary import END, ByteVocabulary
 from tokloom.models.encodings import START
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom.attention.kv_store import KVStore
     from tokloom.engine.host import Host
     from tokloom.models.vocabulary import Vocabulary
 
 REOPENED = 64
 """Bytes of the prompt's end that other covers are looked for in."""
+MOST = 64
+"""Bytes that one pass may add."""
 
 
 @method(stage="decode")
@@ -59,13 +65,21 @@ class ByteLevel(Predictor):
 
 
 class BytePrediction(Prediction):
-    """The bytes of one request."""
+    """The bytes of one request.
+
+    covers: of the text so far. root: the last token that all of them have in common, as far as the store holds it."""
+
+    covers: Covers
+    root: Cover
+    store: KVStore
 
     def __init__(self, host: Host, options: ByteLevel) -> None:
         super().__init__(host)
         self.options = options
         self.counts = {"read rows": 0, "read passes": 0}
         self._window = host.model.window
+        self._grown: list[Covers] = []
+        self._rows: dict[Cover, int] = {}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -85,7 +99,13 @@ class BytePrediction(Prediction):
         return self.vocabulary.tokenize(text)
 
     def room(self) -> int:
-        return 1
+        """Rows are tokens that may not stay; a policy that counts tokens gets them byte by byte."""
+        return MOST if self.host.room() >= UNLIMITED else 1
+
+    def fork(self) -> BytePrediction:
+        other = copy(self)
+        other.store, other.counts = self.store.fork(), dict(self.counts)
+        return other
 
     def _bytes(self, tokens: Sequence[int]) -> bytes:
         table = self.host.model.vocabulary.token_bytes
@@ -94,27 +114,33 @@ class BytePrediction(Prediction):
     # --- passes
 
     def prefill(self, tokens: Sequence[int], progress: Callable[[int], None]) -> torch.Tensor:
-        cut = self._cut(tokens)
-        self.covers = self._opened(tokens, cut)
-        common = [node.token for node in self.covers.settle()]
-        read = [*tokens[:cut], *common]
+        cut, top, whole, data = self._opened(tokens)
+        self.root = top.open[0].node
+        common = whole.common(self.root)
+        read = [*tokens[:cut], *(node.token for node in common)]
         self.store = self.host.open(len(read))
         logits = self.host.prefill(self.store, read, progress).logits[0]
-        self._first = self.covers.root
-        self._first.logprob = 0.0
-        self.covers.know(self.covers.root, logits.numpy(force=True))
-        self._read()
-        return self._logits()
+        self.root = self._first = common[-1] if common else self.root
+        self.root.logprob = 0.0
+        covers = Covers.at(self.root, top.encodings, top.eos_ids)
+        covers = covers.known({self.root: covers.read(self.root, logits.numpy(force=True))})
+        rest = data[self.root.start :]
+        self._grown = self._grow(covers, rest, range(-1, len(rest) - 1), prompt=True) if rest else [covers]
+        self.accept([len(self._grown) - 1])
+        return self._logits(self.covers)
 
     def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
-        (byte,) = tokens  # `room` allows no more
-        self.covers.push(byte)
-        self.covers.prune(self.options.minimum, self.options.beam)
-        self._read()
-        return self._logits()[None][step.skipped :]
+        parents = range(-1, len(tokens) - 1) if step.parents is None else step.parents
+        self._grown = self._grow(self.covers, tokens, parents)
+        return torch.stack([self._logits(covers) for covers in self._grown[step.skipped :]])
 
     def accept(self, path: list[int]) -> None:
-        """A byte is part of the text as soon as it was read."""
+        self.covers = self._grown[path[-1]]
+        if self._rows:
+            common = self.covers.common(self.root, self._rows)
+            self.store.accept([self._rows[node] for node in common])
+            self.root = common[-1] if common else self.root
+            self._rows = {}
 
     def _cut(self, tokens: Sequence[int]) -> int:
         """How many tokens of the prompt stay as they are, whatever comes."""
@@ -125,44 +151,74 @@ class BytePrediction(Prediction):
             held += len(self._bytes(tokens[cut : cut + 1]))
         return cut
 
-    def _opened(self, tokens: Sequence[int], cut: int) -> Covers:
-        """The covers of the prompt behind its first `cut` tokens."""
+    def _opened(self, tokens: Sequence[int]) -> tuple[int, Covers, Covers, bytes]:
+        """How many tokens of the prompt stay, the covers of nothing behind them, those of the rest, and the rest."""
         model = self.host.model
         encodings, special = model.vocabulary.encodings, model.vocabulary.special_ids
-        for first in (cut, len(tokens)):  # the second if the tokenizer does not write the prompt so
+        for cut in (self._cut(tokens), len(tokens)):  # the second if the tokenizer does not write the prompt so
             written = START
-            for token in tokens[:first]:
+            for token in tokens[:cut]:
                 written = START if token in special else encodings.push(written, token)
-            covers = Covers(encodings, model.eos_ids, written)
-            for byte in self._bytes(tokens[first:]):
-                covers.push(byte)
-            if covers.open:
+            top = whole = Covers.at(Cover(None, -1, written, 0), encodings, model.eos_ids)
+            data = self._bytes(tokens[cut:])
+            for byte in data:
+                whole = whole.after(byte)
+            if whole.open:
                 break
-        return covers
+        return cut, top, whole, data
 
-    def _read(self) -> None:
-        """Lets the model read the nodes that are new, and keeps what all covers have in common."""
-        nodes = self.covers.unknown()
-        if not nodes:
-            return
-        rows: dict[Cover | None, int] = {node: row for row, node in enumerate(nodes)}
-        parents = tuple(rows.get(node.parent, -1) for node in nodes)
+    def _grow(
+        self, begin: Covers, data: Sequence[int], parents: Sequence[int], *, prompt: bool = False
+    ) -> list[Covers]:
+        """The covers after each byte of a tree, or only what the last of a prompt's needs is known.
+
+        They are worked out twice: to see which nodes the model has to read, all in one pass, and, when these are known,
+        as they would have been byte by byte."""
+        ahead = self._after(begin, data, parents, prune=not prompt)
+        seen: dict[Cover, None] = {}
+        for covers in ahead[-1:] if prompt else ahead:
+            seen.update(dict.fromkeys(covers.unknown(self.root)))
+        read: dict[Cover, Known] = {}
+        if seen:
+            nodes = sorted(seen, key=lambda node: node.start)
+            held = {n for each in begin.open if each.chances is not None for n in each.node.path(self.root)}
+            rows = self._read(nodes)
+            read = {node: begin.read(node, row) for node, row in zip(nodes, rows, strict=True) if node not in held}
+        elif len(ahead) == 1:
+            return ahead
+        return self._after(begin, data, parents, read, prune=not prompt)
+
+    def _after(
+        self, begin: Covers, data: Sequence[int], parents: Sequence[int], read: Mapping[Cover, Known] | None = None,
+        *, prune: bool,
+    ) -> list[Covers]:  # fmt: skip
+        """read: None before the model has read them; then only the first ones' shares are known, as these hang from
+        covers that it has."""
+        grown: list[Covers] = []
+        for byte, parent in zip(data, parents, strict=True):
+            covers = (begin if parent < 0 else grown[parent]).after(byte)
+            if prune and (read is not None or parent < 0):
+                covers = covers.pruned(self.options.minimum, self.options.beam)
+            grown.append(covers.known(read or {}))
+        return grown
+
+    def _read(self, nodes: Sequence[Cover]) -> np.ndarray:
+        """Logits (nodes, vocabulary): one pass over nodes below the root, parents first."""
+        self._rows = {node: row for row, node in enumerate(nodes)}
+        above = tuple(-1 if node.parent is None else self._rows.get(node.parent, -1) for node in nodes)
         depths: list[int] = []
-        for parent in parents:
+        for parent in above:
             depths.append(0 if parent < 0 else depths[parent] + 1)
-        seen = self.store.seen
-        step = Step(tuple(seen + depth for depth in depths), self.host.model.device, parents=parents)
-        logits = self.host.forward(self.store, [node.token for node in nodes], step).logits.numpy(force=True)
-        for node, row in zip(nodes, logits, strict=True):
-            if not node.is_known:
-                self.covers.know(node, row)
-        self.store.accept([rows[node] for node in self.covers.settle(nodes)])
+        first = self.store.seen
+        step = Step(tuple(first + depth for depth in depths), self.host.model.device, parents=above)
         self.counts["read rows"] += len(nodes)
         self.counts["read passes"] += 1
+        logits: np.ndarray = self.host.forward(self.store, [n.token for n in nodes], step).logits.numpy(force=True)
+        return logits
 
-    def _logits(self) -> torch.Tensor:
-        masses = self.covers.masses()
-        if not self.covers.open:  # no tokenizer's text goes on so
+    def _logits(self, covers: Covers) -> torch.Tensor:
+        masses = covers.masses()
+        if not covers.open:  # no tokenizer's text goes on so
             masses[END] = 1.0
         with np.errstate(divide="ignore"):
             return torch.from_numpy(np.log(masses)).float()

@@ -41,6 +41,13 @@ class Proposals:
         return out
 
 
+def words(model: LanguageModel) -> torch.Tensor:
+    """Bool (vocabulary,): the tokens that an output can have, its end among them."""
+    vocabulary = model.vocabulary
+    found = [id in model.eos_ids or id not in vocabulary.special_ids for id in range(vocabulary.size)]
+    return torch.tensor(found, device=model.device)
+
+
 class Unmasking(ABC):
     """A denoiser at work on one request."""
 
@@ -49,8 +56,8 @@ class Unmasking(ABC):
         """Figures of its own for the ledger, by name."""
 
     @abstractmethod
-    def choose(self, proposals: Proposals) -> list[int]:
-        """Indices of the proposals that are taken now, at least one."""
+    def choose(self, proposals: Proposals) -> dict[int, int]:
+        """The tokens that are filled in now, by position; at least one."""
 
 
 class Denoiser(ABC):

@@ -7,7 +7,8 @@ Formula:
     where the chance that all of it is right falls below `threshold`: a product of the draft model's probabilities, each
     corrected by how often drafts of like probability were right.
     Another vocabulary: the draft model reads the same text in its own tokens; the bytes that it drafts are written
-    in the target's tokens.
+    in the target's tokens. Where bytes are predicted, the text may end inside of a word: the draft model's tokens of
+    that word are taken back, and the first one drafted must begin with its bytes.
 
 Shapes: a chain of up to `depth` tokens; as a source, the `candidates` likeliest tokens after each node of a tree.
 
@@ -37,6 +38,7 @@ from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, V
 from tokloom.engine.forward import forward, new_store
 from tokloom.errors import CompositionError
 from tokloom.models.load import load
+from tokloom.models.translation import translate
 from tokloom.registry import method
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 BINS = 10
 CHUNK = 512
+MOST_BACK = 4
+"""Tokens of a word that are taken back where the text ends inside of it."""
 
 
 @method(stage="decode")
@@ -94,21 +98,25 @@ class DraftModelState(SourceState, DraftState):
 
     def propose(self, request: DraftRequest) -> DraftTree:
         vocabulary = request.prediction.vocabulary
-        alike = self.same and vocabulary.size == self.target.vocabulary.size
-        text = list(request.tokens) if alike else self.translated(request.tokens, vocabulary)
+        own = vocabulary is self.target.vocabulary
+        alike = self.same and own
+        text = list(request.tokens) if alike else translate(request.tokens, vocabulary, self.draft)
+        begun = b"" if own else self._taken_back(text)
         depth = min(self.options.depth, request.limit)
         if not text or len(text) + depth > self.draft.window:
             return DraftTree()
-        drafted, chances, kinds = self._chain(text, depth)
+        drafted, chances, kinds = self._chain(text, depth, begun)
         if alike:
             return DraftTree.chain(drafted, chances, kinds)
-        return self._in_tokens_of(vocabulary, drafted, chances, request.limit)
+        return self._in_tokens_of(vocabulary, drafted, chances, request.limit, len(begun))
 
-    def _chain(self, text: list[int], depth: int) -> tuple[list[int], list[float], list[int]]:
+    def _chain(self, text: list[int], depth: int, begun: bytes) -> tuple[list[int], list[float], list[int]]:
         drafted: list[int] = []
         chances: list[float] = []
         kinds: list[int] = []
         chance, logits = 1.0, self.after(text)
+        if begun:
+            logits = self._beginning(logits, begun)
         while True:
             best = likeliest(logits, 1)
             token, given = int(best[0, 0]), float(probabilities(logits, best)[0, 0])
@@ -144,39 +152,43 @@ class DraftModelState(SourceState, DraftState):
 
     # --- another vocabulary
 
-    def translated(self, tokens: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-        """A text in the draft model's tokens. Special tokens become its own of the same name, or nothing."""
-        names = {id: name for name, id in vocabulary.special_tokens.items()}
-        special = self.draft.vocabulary.special_tokens
-        text: list[int] = []
-        piece = b""
+    def _taken_back(self, text: list[int]) -> bytes:
+        """Takes the tokens of the last word off the text, as far as one token may begin so; returns their bytes."""
+        vocabulary = self.draft.vocabulary
+        table = vocabulary.token_bytes
+        first = len(text)
+        while first > 1 and len(text) - first < MOST_BACK and text[first - 1] not in vocabulary.special_ids:
+            first -= 1
+            if table[text[first]][:1].isspace():
+                break
+        while first < len(text):
+            begun = b"".join(table[token] for token in text[first:])
+            if len(vocabulary.beginning_with(begun)):
+                del text[first:]
+                return begun
+            first += 1
+        return b""
 
-        def flush() -> None:
-            nonlocal piece
-            text.extend(self.draft.encode(piece.decode("utf-8", errors="ignore")))
-            piece = b""
+    def _beginning(self, logits: torch.Tensor, begun: bytes) -> torch.Tensor:
+        """Logits (1, vocabulary) with no other tokens than those that begin with these bytes."""
+        ids = self.draft.vocabulary.beginning_with(begun)
+        scores = np.full(logits.shape, -np.inf, dtype=np.float32)
+        scores[:, ids] = logits.numpy(force=True)[:, ids]
+        return torch.from_numpy(scores).to(logits.device)
 
-        if self.draft.tokenizer.bos_token_id is not None and (not tokens or tokens[0] not in names):
-            text.append(self.draft.tokenizer.bos_token_id)
-        for token in tokens:
-            if token not in vocabulary.special_ids:
-                piece += vocabulary.token_bytes[token]
-                continue
-            flush()
-            if (own := special.get(names.get(token, ""))) is not None:
-                text.append(own)
-        flush()
-        return text
+    def _in_tokens_of(
+        self, vocabulary: Vocabulary, drafted: list[int], chances: list[float], limit: int, written: int
+    ) -> DraftTree:
+        """Drafted tokens in those of another vocabulary; each with the chance of the draft that completes it.
 
-    def _in_tokens_of(self, vocabulary: Vocabulary, drafted: list[int], chances: list[float], limit: int) -> DraftTree:
-        """Drafted tokens in those of another vocabulary; each with the chance of the draft that completes it."""
+        written: how many of the first one's bytes are part of the text."""
         spelled = [self.draft.vocabulary.token_bytes[token] for token in drafted]
-        ends = np.cumsum([len(piece) for piece in spelled]).tolist()
-        written = vocabulary.tokenize(b"".join(spelled).decode("utf-8", errors="ignore"))[:limit]
+        ends = (np.cumsum([len(piece) for piece in spelled]) - written).tolist()
+        fresh = b"".join(spelled)[written:].decode("utf-8", errors="ignore")
         tokens: list[int] = []
         lowered: list[float] = []
         done = 0
-        for token in written:
+        for token in vocabulary.tokenize(fresh)[:limit]:
             done += len(vocabulary.token_bytes[token])
             complete = next((i for i, end in enumerate(ends) if end >= done), None)
             if complete is None or token in vocabulary.special_ids:
@@ -188,9 +200,11 @@ class DraftModelState(SourceState, DraftState):
     # --- a tree
 
     def open(self, request: DraftRequest) -> Walk:
-        if not self.same:
+        own = request.prediction is None or request.prediction.vocabulary is self.target.vocabulary
+        if not (self.same and own):
             raise CompositionError(
-                f"the draft model {self.draft.name}", f"{self.target.name}", "a tree needs one vocabulary for both",
+                f"the draft model {self.draft.name}", f"{self.target.name if own else 'a prediction of bytes'}",
+                "a tree needs one vocabulary for both",
             )  # fmt: skip
         return DraftModelWalk(self, list(request.tokens))
 

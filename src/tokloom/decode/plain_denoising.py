@@ -34,6 +34,6 @@ class Surest(Unmasking):
         super().__init__()
         self.tokens = tokens
 
-    def choose(self, proposals: Proposals) -> list[int]:
+    def choose(self, proposals: Proposals) -> dict[int, int]:
         order = sorted(range(len(proposals.places)), key=lambda i: -proposals.chances[i])
-        return order[: self.tokens]
+        return {proposals.places[i]: proposals.tokens[i] for i in order[: self.tokens]}

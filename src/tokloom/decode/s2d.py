@@ -38,6 +38,7 @@ from tokloom.decode.calibration import Calibration
 from tokloom.decode.exit_heads import Progress, exits, fit
 from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Prepared, Verified
 from tokloom.engine.forward import forward
+from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -83,9 +84,10 @@ class SortedState(DraftState):
         self.rates = Calibration([(i + 0.5) / BINS for _ in submodels for i in range(BINS)])
 
     def propose(self, request: DraftRequest) -> DraftTree:
-        host, text = request.prediction.host, list(request.tokens)
-        limit = min(self.options.length, request.limit)
-        store = host.stores[0]
+        text, limit = list(request.tokens), min(self.options.length, request.limit)
+        if not isinstance(request.prediction, PlainPrediction):  # one of its own store, which the sub-models go over
+            return DraftTree()
+        store = request.prediction.store
         if store.seen != len(text) - 1 or not store.can_try(limit):
             return DraftTree()
         drafted: list[int] = []

@@ -1,29 +1,59 @@
 """Several outputs of one request that are under way, for search: what they share is computed once, what they do not in
-one pass."""
+one pass. With a drafter each branch has proposals of its own verified; a token that is among them needs no pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tokloom.attention.kv_store import Step
-from tokloom.decode.stage import Matcher, Prediction
+from tokloom.decode.stage import DraftTree, Matcher, Prediction, Verified
 from tokloom.engine.request import Sampling, StopReason
 from tokloom.engine.sampling import Sampler, unpack
 from tokloom.engine.text_stream import TextStream
 
+if TYPE_CHECKING:
+    from tokloom.engine.drafting import Drafting
+
 
 @dataclass
 class Account:
-    """What all branches of a request cost: passes, rows in them, and how many branches there were."""
+    """What all branches of a request cost: passes, rows in them, drafted tokens and those of them that were taken, and
+    how many branches there were."""
 
     passes: int = 0
     rows: int = 0
+    drafted: int = 0
+    accepted: int = 0
     branches: int = 1
+
+
+@dataclass
+class Verifying:
+    """A pass over a branch's last token and a tree below it, until the branch leaves the tree.
+
+    text: prompt and output up to that token. rows, parents, logits: as of `Verified`. path: the rows that were taken.
+    """
+
+    tree: DraftTree
+    text: list[int]
+    rows: list[int]
+    parents: tuple[int, ...]
+    logits: torch.Tensor
+    path: list[int] = field(default_factory=lambda: [0])
+
+    def below(self, token: int) -> int | None:
+        """The row of a token after the last one of the path, if it was drafted."""
+        last = self.path[-1]
+        found = (
+            row for row in range(last + 1, len(self.rows)) if self.parents[row] == last and self.rows[row] == token
+        )
+        return next(found, None)
 
 
 class Branch:
@@ -43,8 +73,10 @@ class Branch:
         logits: torch.Tensor,
         sampling: Sampling,
         matcher: Matcher | None,
+        drafting: Drafting | None = None,
     ) -> None:
-        self.prediction, self.sampling, self.matcher = prediction, sampling, matcher
+        self.prediction, self.sampling, self.matcher, self.drafting = prediction, sampling, matcher, drafting
+        self._verifying: Verifying | None = None
         self.prompt = tuple(prompt)
         self.tokens: tuple[int, ...] = ()
         self.logprob = 0.0
@@ -85,6 +117,7 @@ class Branch:
 
     def fork(self) -> Branch:
         """The same output, independent from now on. Raises CompositionError if the prediction can't be forked."""
+        self._settle()
         other = copy(self)
         other.prediction = self.prediction.fork()
         other.matcher = None if self.matcher is None else self.matcher.fork()
@@ -99,6 +132,52 @@ class Branch:
             allowed = unpack(words, self.prediction.vocabulary.size).to(logits.device)
             logits = logits.masked_fill(~allowed, -torch.inf)
         return logits.log_softmax(-1)
+
+    # --- drafts
+
+    def _take_drafted(self, token: int) -> bool:
+        """Goes down the tree that was verified, if the token, which is part of the output now, is next in it."""
+        row = None if self._verifying is None else self._verifying.below(token)
+        if self._verifying is None or row is None:
+            return False
+        self._verifying.path.append(row)
+        self.account.accepted += 1
+        self._scores = self._normalized(self._verifying.logits[row])
+        return True
+
+    def _settle(self) -> None:
+        """Leaves the tree: what was taken stays in the KV store, the drafter is told."""
+        held, self._verifying = self._verifying, None
+        if held is None:
+            return
+        self.prediction.accept(held.path)
+        if self.drafting is not None:
+            self.drafting.learn(Verified(held.text, held.rows, held.parents, held.logits, held.path), held.tree)
+
+    def _ask(self, further: int) -> tuple[list[int], Step]:
+        """The rows of the next pass: the last token, and what is drafted below it, at most `further` levels."""
+        self._settle()
+        text, prediction = [*self.prompt, *self.tokens], self.prediction
+        left = self.sampling.max_new_tokens - len(self.tokens)
+        depth = min(further, prediction.room() - 1, left - 1, prediction.window - len(text) - 1)
+        tree = DraftTree()
+        if self.drafting is not None:
+            tree = self.drafting.propose(text, depth, prediction, matcher=self.matcher, timed=False)
+        rows, parents = [text[-1], *tree.tokens], (-1, *(parent + 1 for parent in tree.parents))
+        first, device = len(text) - 1, prediction.host.model.device
+        self._verifying = Verifying(tree, text, rows, parents, torch.empty(0))
+        self.account.rows += len(rows)
+        self.account.drafted += len(tree)
+        depths = (first, *(first + depth for depth in tree.depths()))
+        return rows, Step(depths, device, parents=parents if len(tree) else None)
+
+    def _answer(self, logits: torch.Tensor) -> None:
+        """What the pass said, (rows, vocabulary)."""
+        assert self._verifying is not None
+        self._verifying.logits = logits
+        self._scores = self._normalized(logits[0])
+        if not len(self._verifying.tree):
+            self._settle()
 
     def _take(self, token: int) -> None:
         self.logprob += float(self._scores[token])
@@ -116,20 +195,20 @@ class Branch:
             self.ended = "window"
 
 
-def advance(branches: Sequence[Branch], tokens: Sequence[int]) -> None:
-    """Adds one token to each branch; those that go on are computed together."""
+def advance(branches: Sequence[Branch], tokens: Sequence[int], further: int = 0) -> None:
+    """Adds one token to each branch; those that go on are computed together.
+
+    further: how many more tokens each is going to get before it is forked or thrown away; as many may be drafted."""
+    asked: list[tuple[Branch, list[int], Step]] = []
     for branch, token in zip(branches, tokens, strict=True):
         branch._take(token)
-    going = [branch for branch in branches if branch.ended is None]
-    if not going:
+        if branch.ended is not None:
+            branch._settle()
+        elif not branch._take_drafted(token):
+            asked.append((branch, *branch._ask(further)))
+    if not asked:
         return
-    device = going[0].prediction.host.model.device
-    asked = [
-        (branch.prediction, [branch.tokens[-1]], Step((len(branch.prompt) + len(branch.tokens) - 1,), device))
-        for branch in going
-    ]
-    account = going[0].account
-    account.passes, account.rows = account.passes + 1, account.rows + len(going)
-    for branch, logits in zip(going, going[0].prediction.rows_together(asked), strict=True):
-        branch.prediction.accept([0])
-        branch._scores = branch._normalized(logits[0])
+    asked[0][0].account.passes += 1
+    predictions = [(branch.prediction, rows, step) for branch, rows, step in asked]
+    for (branch, _, _), logits in zip(asked, predictions[0][0].rows_together(predictions), strict=True):
+        branch._answer(logits)

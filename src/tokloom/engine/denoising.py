@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tokloom import registry
-from tokloom.decode.denoise import Denoiser, DenoisingCache, Proposals, Reading, Unmasking, WholeText
+from tokloom.decode.denoise import Denoiser, DenoisingCache, Proposals, Reading, Unmasking, WholeText, words
 from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler
 from tokloom.engine.text_stream import TextStream
@@ -101,9 +101,7 @@ class Denoising:
         self.stop_reason: StopReason | None = None
         self.passes = self.unread = 0
         """Passes of the diffusion model, and the tokens that these would read without a cache."""
-        vocabulary = model.vocabulary
-        words = [id in model.eos_ids or id not in vocabulary.special_ids for id in range(vocabulary.size)]
-        self._allowed = torch.tensor(words, device=model.device)
+        self._allowed = words(model)
 
     @property
     def output(self) -> list[int]:
@@ -135,9 +133,9 @@ class Denoising:
             proposals = Proposals(
                 text, [start + i for i in masked], drawn, [float(chances[n, t]) for n, t in enumerate(drawn)]
             )
-            for index in self.unmasking.choose(proposals):
-                text[proposals.places[index]] = drawn[index]
-                known[proposals.places[index] - start] = True
+            for place, token in self.unmasking.choose(proposals).items():
+                text[place] = token
+                known[place - start] = True
         return text[start:]
 
     def _take(self, block: list[int]) -> Chunk:

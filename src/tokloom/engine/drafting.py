@@ -128,20 +128,25 @@ class Drafting:
         prediction: Prediction,
         rows: int = 1,
         matcher: Matcher | None = None,
+        *,
+        timed: bool = True,
     ) -> DraftTree:
         """The part of the drafter's tree, of at most `depth` levels, that is worth its rows in a pass.
 
         rows: that the pass has anyway. matcher: forbids nodes; these cost no row.
+        timed: the pass is this request's alone, so that the clock can say whether drafting pays; else only the forecast
+            does.
         """
-        if rows == 1:
+        alone, timed = timed, timed and rows == 1
+        if timed:
             self.pace.begin()
         most = WIDTHS[-1] - rows
-        if depth < 1 or most < 1 or not self.pace.open:
+        if depth < 1 or most < 1 or (alone and not self.pace.open):
             return DraftTree()
         # without its last node the best tree would give more a second, if that node's chance were less than its cost
         least = self.curve.cheapest / self.trust
         tree = self.state.propose(DraftRequest(tokens, most, prediction, least))
-        if rows == 1:
+        if timed:
             self.pace.asked()
         if matcher is not None and len(tree):
             tree = _permitted(tree, matcher, prediction.vocabulary.size)

@@ -136,7 +136,7 @@ class Engine:
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self.search = None if search is None else registry.build(search, Search, "search")
         self.verifier = verifier
-        check_search(self.search, verifier, self.drafter)
+        check_search(self.search, verifier)
         if self.search is not None:
             verifier_of(self.search, verifier)  # a wrong name is refused here
         self.way = Way.fitting(self.model, denoiser, denoising_cache)
@@ -292,7 +292,8 @@ class Engine:
                     prediction.accept([0])
                     row.forward_passes += 1
             row.tokens_in = row.tokens_out = len(targets)
-        account(ledger.row("attention"), ledger.row("decode"), prediction)
+        row.counts = dict(prediction.counts)
+        account(ledger.row("attention"), row, prediction)
         return Score(tuple(targets), len(tokens), tuple(logprobs), tuple(ranks), ledger)
 
     # --- the stages of a request

@@ -13,7 +13,6 @@ from tokloom.errors import CompositionError
 from tokloom.ledger import Row
 
 if TYPE_CHECKING:
-    from tokloom.decode.stage import Drafter
     from tokloom.engine.open_request import OpenRequest, Progress
     from tokloom.models.language_model import LanguageModel
 
@@ -39,10 +38,8 @@ def verifier_of(search: Search, given: str | Verifier | Callable[[str], float] |
     return registry.build(given, Verifier, "verifier")
 
 
-def check_search(search: Search | None, verifier: object, drafter: Drafter | None) -> None:
+def check_search(search: Search | None, verifier: object) -> None:
     """Raises CompositionError if these don't go together."""
-    if search is not None and drafter is not None:
-        raise CompositionError(search.name, drafter.name, "a search goes on from one text in several ways at once")
     if search is None and verifier is not None:
         raise CompositionError("a verifier", "decoding without a search", "there is nothing to choose among")
 
@@ -52,7 +49,9 @@ def searched(
 ) -> Generator[Chunk, None, Branch]:
     """Runs one request; the text comes in one piece when it has been found."""
     logits = request.prefill(progress)
-    row = Row("decode", f"{search.name} by {verifier.name}")
+    drafting = request.drafting
+    drafter = f" with {drafting.drafter.name}" if drafting is not None else ""
+    row = Row("decode", f"{search.name} by {verifier.name}{drafter}")
     request.ledger.rows.append(row)
     judged = 0
 
@@ -64,12 +63,20 @@ def searched(
         ]
         return verifier.score(request.prediction.host.model, candidates)
 
+    if drafting is not None:
+        _ = drafting.curve  # a first measurement is not this request's time
     with request.ledger.clock(row):
         prompt = request.prediction.prompt(request.tokens)
-        root = Branch(request.prediction, prompt, logits, request.sampling, request.matcher)
+        if drafting is not None:
+            drafting.state.read(prompt)
+        root = Branch(request.prediction, prompt, logits, request.sampling, request.matcher, drafting)
         found = search.run(root, judge)
         found.stream.finish()
     row.tokens_out, row.forward_passes = len(found.tokens), found.account.passes
-    row.counts = {"judged": judged, "branches": found.account.branches, "rows": found.account.rows}
+    account = found.account
+    row.counts = {
+        "judged": judged, "branches": account.branches, "rows": account.rows, "drafted": account.drafted,
+        "accepted": account.accepted,
+    }  # fmt: skip
     yield Chunk(found.text, found.tokens)
     return found

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tokloom.errors import ArgumentError, UnsupportedModelError
 
@@ -68,6 +71,21 @@ class Vocabulary:
     def special_tokens(self) -> dict[str, int]:
         """Ids of the special tokens, by their text."""
         return {content: id for id, content in self._added.items() if id in self.special_ids}
+
+    @cached_property
+    def _in_order(self) -> tuple[list[bytes], np.ndarray]:
+        """The bytes of all tokens that have some, sorted, and their ids."""
+        ids = sorted((id for id, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__)
+        return [self.token_bytes[id] for id in ids], np.array(ids, dtype=np.int64)
+
+    def beginning_with(self, prefix: bytes) -> np.ndarray:
+        """Ids of the tokens whose bytes begin with these, which are at least one."""
+        texts, ids = self._in_order
+        after = prefix.rstrip(b"\xff")  # the first bytes that are larger than all with this prefix
+        after = after[:-1] + bytes([after[-1] + 1]) if after else b""
+        end = bisect_left(texts, after) if after else len(texts)
+        found: np.ndarray = ids[bisect_left(texts, prefix) : end]
+        return found
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens that the tokenizer writes `text` with, none added."""
