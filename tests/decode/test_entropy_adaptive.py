@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny_models
+from tests.decode.test_byte_level import predicted
 from tests.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
 from tokloom.decode import entropy_adaptive
 from tokloom.decode.entropy_adaptive import EntropyAdaptive, entropies
 from tokloom.decode.s2d import S2D
 from tokloom.errors import CompositionError, SpecError
+from tokloom.models.byte_vocabulary import END
 from tokloom.models.language_model import LanguageModel
 
 PROMPT = "one two three four five six seven one two three"
@@ -84,6 +86,57 @@ def test_both_extremes(tiny_llama: LanguageModel, small: LanguageModel) -> None:
     result = engine.generate(PROMPT, sampling=sampling)
     assert result.tokens == alone.tokens
     assert result.ledger.row("attention").kv_bytes == alone.ledger.row("attention").kv_bytes
+
+
+def written_by_hand(
+    models: dict[str, LanguageModel], threshold: float, window: int, stay: int, new: int
+) -> tuple[list[int], list[str]]:
+    """As `by_hand` over bytes, whose chances each model gives for the whole text anew."""
+    out: list[int] = []
+    writers: list[str] = []
+    seen: list[float] = []
+    who, since = "small", 0
+    while len(out) < new and not (out and out[-1] == END):
+        if since >= stay:
+            mean = sum(seen[-window:]) / len(seen[-window:])
+            wanted = "large" if mean > threshold else "small"
+            who, since = (wanted, 0) if wanted != who else (who, since)
+        rows, _ = predicted(models[who], PROMPT, bytes(out))
+        probabilities = rows[-1].double().softmax(-1)
+        seen.append(float(-(probabilities * probabilities.log2()).nansum()))
+        out.append(int(probabilities.argmax()))
+        writers.append(who)
+        since += 1
+    return out, writers
+
+
+@pytest.mark.parametrize("pair", [("tiny_llama", "tiny_gemma3"), ("tiny_gemma3", "tiny_llama")])
+@pytest.mark.parametrize("drafter", [None, "suffix_automaton"])
+def test_models_of_different_tokenizers_take_turns_over_bytes(
+    pair: tuple[str, str], drafter: str | None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads prompt and text in its own tokens; the ledger has the bytes of each."""
+    large, small = (request.getfixturevalue(name) for name in pair)
+    monkeypatch.setattr(entropy_adaptive, "loaded", lambda name, weights: small)
+    predictor = EntropyAdaptive(small="tiny", base="byte_level", threshold=2.0, window=3, stay=4)
+    expected, writers = written_by_hand({"large": large, "small": small}, 2.0, 3, 4, 20)
+    assert {"large", "small"} == set(writers)
+    engine = Engine(large, predictor=predictor, drafter=drafter)
+    if drafter is not None:
+        always_draft(engine)
+    for _ in range(2):
+        result = engine.generate(PROMPT, sampling=Sampling(max_new_tokens=20))
+        assert list(result.tokens) == expected
+        counts = result.ledger.row("decode").counts
+        assert counts["by the large model"] == writers.count("large")
+        assert counts["by the small model"] == writers.count("small")
+
+
+def test_scoring_tells_who_predicted(tiny_llama: LanguageModel, small: LanguageModel) -> None:
+    engine = Engine(tiny_llama, predictor=EntropyAdaptive(small="tiny", threshold=4.0, window=2, stay=2))
+    score = engine.score(PROMPT, " four five six seven eight")
+    counts = score.ledger.row("decode").counts
+    assert counts["by the large model"] + counts["by the small model"] == len(score.tokens)
 
 
 @pytest.mark.parametrize("attention", ["dense", "h2o:budget=24,interval=4"])

@@ -11,7 +11,9 @@ Shapes: logits (257,): log P of 256 bytes and the end. The covers are a tree (`d
 Effect: the paper removes the bias of prompts that end inside a token: 18% on fill-in-the-middle code, better than token
     healing. The test shows equality with exhaustive enumeration on a small vocabulary. SmolLM2 gives the rest of 28 cut
     words a chance of 0.28 (mean), with token healing 0.13, with plain tokenization 0.0003. Its vocabulary has no tokens
-    for filling in the middle.
+    for filling in the middle. Without drafts a pass gives one byte. Gemma-3 270M, on three pieces of a book, 480 bytes:
+    with all drafts verified SmolLM2 as draft model makes it 5.0 bytes a pass (8.1 rows each), prompt_lookup 2.6 (10.1
+    rows); processor time a byte, the draft model's included, is 0.96 and 1.6 times that without.
 Differs: covers are found in the tree of arXiv:2506.14123, not by encoding anew for each byte. Tokens that the tokenizer
     could not write are left out and the others renormalised, so that the bytes add up at every step. A prompt is opened
     again from 64 bytes before its end, at most to its second token or behind its last special one; covers that part

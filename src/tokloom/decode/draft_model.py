@@ -13,7 +13,9 @@ Formula:
 Shapes: a chain of up to `depth` tokens; as a source, the `candidates` likeliest tokens after each node of a tree.
 
 Effect: the baseline of speculative decoding (transformers' assisted generation). The test: a draft model that is the
-    target itself is always right, and one with another vocabulary changes no text.
+    target itself is always right, and one with another vocabulary changes no text. SmolLM2 drafts for Gemma-3 270M, on
+    three pieces of a book: 2.3 of Gemma's tokens a pass (64 of 108 drafted ones right), 5.0 bytes a pass of byte_level
+    (381 of 630). It is too large a draft model for that: the processor time is 1.7 and 0.96 times that without drafts.
 
 Differs: the KV cache is rewound to the longest common prefix of what it holds and the text, so that accepted drafts
     are not read again and interleaved requests stay correct. The last drafted token never goes through the model.
