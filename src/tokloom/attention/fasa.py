@@ -12,7 +12,8 @@ Effect: the paper keeps full accuracy with 256 tokens and reads a quarter of the
     examples). At 10% of the slots it reads needles as dense attention does.
 Differs: chunks are chosen per KV head, by the mean agreement of its query heads, since they share the keys; so are
     tokens, by the sum of the heads' softmaxes. The chosen dimensions are copied together, so that scoring reads
-    2 chunks / d of the keys' bytes and the copy costs as much memory (the paper's FASA-C reads them in place).
+    2 chunks / d of the keys' numbers, in bf16; the copy is kept beside the keys (the paper's FASA-C reads them in
+    place).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class DominantChunks(Scorer):
 
         def chosen(keys: torch.Tensor) -> torch.Tensor:
             keys = keys[:, :, :, 0].float()
-            return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1))
+            return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1)).bfloat16()
 
         index = PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
         of_queries = layer.calibration["query_dims"][None, :, None]
