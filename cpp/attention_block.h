@@ -64,6 +64,8 @@ struct AttentionKernels {
   void (*probabilities)(const float* scores, std::size_t count, float largest, float factor, float* to, float* sums);
   // to[i] = exp(scores[i] - largest), 0 for a score of -inf, and their sum; returns the largest, -inf if there is none.
   float (*masses)(const float* scores, std::size_t count, float* to, float* sum);
+  // The places of the scores that are not below the border, ascending, and how many; room for count + kWidest is needed.
+  std::size_t (*at_least)(const float* scores, std::size_t count, float border, std::uint32_t* places);
 };
 
 const AttentionKernels& attention_avx512();

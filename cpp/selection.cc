@@ -119,12 +119,15 @@ class Scoring {
     floats.resize(attention_scratch(padded_) + unit.count * stride);
     const std::int64_t* index = call_.index ? listed(unit.head, unit.row) + at : nullptr;
     const float* key_scales = call_.key_scales ? call_.key_scales + unit.head * call_.head_stride : nullptr;
-    for (std::size_t i = 0; i < round_up(n, kWidest); ++i) {
-      const std::size_t place = std::min(i, n - 1);
-      const std::size_t slot = index ? static_cast<std::size_t>(std::max<std::int64_t>(index[place], 0)) : at + place;
-      offsets[i] = slot * row_bytes_;
-      if (key_scales) scales[i] = key_scales[slot];
+    if (index) {
+      for (std::size_t i = 0; i < n; ++i)
+        offsets[i] = static_cast<std::size_t>(std::max<std::int64_t>(index[i], 0)) * row_bytes_;
+    } else {
+      for (std::size_t i = 0; i < n; ++i) offsets[i] = (at + i) * row_bytes_;
     }
+    for (std::size_t i = n; i < round_up(n, kWidest); ++i) offsets[i] = offsets[n - 1];
+    if (key_scales)
+      for (std::size_t i = 0; i < round_up(n, kWidest); ++i) scales[i] = key_scales[offsets[i] / row_bytes_];
     AttentionBlock block{};
     block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.head_stride * row_bytes_;
     block.values = block.keys;  // only fetched, where slots are scattered
@@ -276,8 +279,8 @@ void choose_all(const float* scores, std::size_t width, std::size_t k, std::int6
 
 // A value that somewhat more than k of the scores should reach, judged by a sample; -inf if that is no help.
 float border_of(const float* scores, std::size_t width, std::size_t k) {
-  constexpr std::size_t kSample = 512;
-  if (width < 4 * kSample) return -kInfinity;
+  constexpr std::size_t kSample = 256;
+  if (width < 8 * kSample) return -kInfinity;
   const std::size_t place = k * kSample * 5 / (width * 4) + 8;
   if (place >= kSample / 2) return -kInfinity;
   float sample[kSample];
@@ -290,16 +293,13 @@ float border_of(const float* scores, std::size_t width, std::size_t k) {
 }
 
 void choose_row(const float* scores, std::size_t width, std::size_t k, std::int64_t* out) {
-  static thread_local std::vector<std::int64_t> places;
+  static thread_local std::vector<std::uint32_t> places;
   static thread_local std::vector<float> values;
   const float border = border_of(scores, width, k);
   std::size_t count = 0;
   if (border > -kInfinity) {
-    places.resize(width);
-    for (std::size_t i = 0; i < width; ++i) {
-      places[count] = static_cast<std::int64_t>(i);
-      count += scores[i] >= border;
-    }
+    places.resize(width + kWidest);
+    count = attention_kernels().at_least(scores, width, border, places.data());
   }
   if (count < k || count == 0) return choose_all(scores, width, k, out);
   values.resize(count);
@@ -341,9 +341,10 @@ void choose_pages(const ChooseCall& call, std::size_t result, std::size_t row, f
     return;
   }
   const std::int64_t end = call.ends[row], cut = end / page;
-  const auto first = static_cast<std::size_t>(call.begin / page);
-  const bool tail = end % page > 0 && k > (call.first && first < width && call.begin / page < cut);
-  if (call.first && first < width) scores[first] = kInfinity;
+  const std::int64_t first = call.begin / page;
+  const bool always = call.first && first < cut;
+  const bool tail = end % page > 0 && k > always;
+  if (always) scores[first] = kInfinity;
   k -= tail;
   places.resize(k + 1);
   choose_row(scores, width, k, places.data());

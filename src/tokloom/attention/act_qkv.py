@@ -27,7 +27,16 @@ from pydantic import Field
 from tokloom.attention.fasa import sample
 from tokloom.attention.page_index import PageIndex, mean, score_pages
 from tokloom.attention.scores import Scores, Span
-from tokloom.attention.selection import Picker, Scorer, Selecting, best_first, prefix, shares_of, slots_of
+from tokloom.attention.selection import (
+    Picker,
+    Scorer,
+    Selecting,
+    best_first,
+    best_slots,
+    prefix,
+    shares_of,
+    slots_of,
+)
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.registry import method
 
@@ -80,13 +89,15 @@ class DensityCut(Picker):
         if left is None:
             left = torch.full(scores.values.shape[:1] + scores.values.shape[2:3], budget * layers)
         most = math.floor(self.spread * budget)
-        places, _ = best_first(scores, most)
         own = density(shares_of(scores), (scores.values > -math.inf).sum(-1)).mean(1)  # (batch, rows)
         part = (left * own / (own + later).clamp_min(1e-9)).clamp_max(most)
         items = torch.floor(part / scores.page + 1e-4).long()  # a whole number of items may come out a bit below it
-        chosen = prefix(places, torch.minimum(items[:, None], (places >= 0).sum(-1)))
         layer.step.shared["left"] = left - items * scores.page
-        return slots_of(scores, chosen)
+        if scores.select is not None:  # of one sequence
+            counts = items[0].clamp_max(scores.items).int()
+            return best_slots(scores, int(counts.max()), counts)
+        places, _ = best_first(scores, most)
+        return slots_of(scores, prefix(places, torch.minimum(items[:, None], (places >= 0).sum(-1))))
 
 
 def density(shares: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

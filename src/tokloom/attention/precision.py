@@ -95,7 +95,7 @@ class Int4(Precision):
 
     def decode(self, parts: list[torch.Tensor], width: int, dtype: torch.dtype) -> torch.Tensor:
         size = 4 + GROUP // 2
-        groups = parts[0].reshape(*parts[0].shape[:-1], -1, size)
+        groups = parts[0].reshape(*parts[0].shape[:-1], parts[0].shape[-1] // size, size)
         grid = groups[..., :4].contiguous().view(torch.int32)  # (..., groups, 1)
         scale, zero = (grid & -65536).view(torch.float32), (grid << 16).view(torch.float32)
         levels = torch.stack([groups[..., 4:] & 15, groups[..., 4:] >> 4], dim=-1).flatten(-2)
