@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tokloom._core import attend as core_attend
+from tokloom.attention import flex
 from tokloom.attention.kv_layer import grouped_sum
 from tokloom.attention.kv_store import KVLayer, KVStore, StoreGroup
 from tokloom.errors import UnsupportedModelError
@@ -202,6 +203,8 @@ def _dense(
 ) -> torch.Tensor:
     """(batch, heads, rows, head_dim). `mask`: bool (batch or 1, kv_heads or 1, rows, slots)."""
     heads, kv_heads = query.shape[1], key.shape[1]
+    if query.device.type in flex.DEVICES and (mask is not None or (softcap is not None and causal)):
+        return flex.masked_attention(query, key, value, mask, scale, softcap)
     if softcap is not None:  # torch's fused kernel has no softcap
         if mask is None and causal:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
