@@ -37,7 +37,7 @@ struct AttentionBlock {
   float* scratch;  // attention_scratch(padded) floats
   float* factors;  // (count) scratch
 
-  float* raw;  // nullptr or where to copy the scores to: row r of head g of the group, slot s at
+  float* raw;  // nullptr or where to copy exp(score - largest) to: row r of head g of the group, slot s at
   std::size_t raw_head_stride, raw_row_stride;  // raw[g * raw_head_stride + r * raw_row_stride + numbers[s]]
   const std::int32_t* numbers;
 };
@@ -62,6 +62,8 @@ struct AttentionKernels {
   void (*score_int4)(const AttentionBlock&);
   // to[i] = exp(scores[i] - largest) * factor, 0 for a score of -inf; adds it to sums[i]. Either may be nullptr.
   void (*probabilities)(const float* scores, std::size_t count, float largest, float factor, float* to, float* sums);
+  // to[i] = p[i] * factor; adds it to sums[i]. Either may be nullptr.
+  void (*scale)(const float* p, std::size_t count, float factor, float* to, float* sums);
 };
 
 const AttentionKernels& attention_avx512();
