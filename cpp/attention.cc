@@ -22,7 +22,7 @@ constexpr std::size_t kSegments = 32;            // about as many per call: enou
 constexpr std::size_t kLeastSegment = 64;        // slots
 constexpr std::size_t kSmallWork = 1 << 17;      // multiply-adds below which a second thread costs more than it saves
 constexpr std::size_t kSmallMerge = 1 << 18;     // the same of merging
-constexpr std::size_t kMostRaw = std::size_t{1} << 22;  // floats of scratch for scores, 16 MB
+constexpr std::size_t kMostRaw = std::size_t{1} << 18;  // floats of scratch for sums, 1 MB: they stay in the L2 cache
 
 std::size_t round_up(std::size_t n, std::size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 std::size_t divide_up(std::size_t n, std::size_t by) { return (n + by - 1) / by; }
@@ -71,7 +71,7 @@ struct Plan {
   std::vector<Unit> units;
   std::vector<Segment> segments;
   std::vector<std::size_t> first;  // segment of each unit, and the number of segments
-  Buffer queries, partials, raw, shifts;
+  Buffer queries, partials, raw, shifts, maxima;
 };
 
 // One pass over the rows [row, row + rows) of a call.
@@ -104,6 +104,7 @@ class Pass {
     } else if (call_.sums) {
       raw_ = plan_.raw.floats(call_.heads * rows_ * call_.count);
     }
+    if (raw_) maxima_ = plan_.maxima.floats(segments * blocks_ * count_);
     raw_row_ = call_.count;
     raw_head_ = (call_.weights ? call_.rows : rows_) * call_.count;
     raw_offset_ = call_.weights ? first_row_ * call_.count : 0;
@@ -118,13 +119,11 @@ class Pass {
     call_.split(outputs, grain, threads, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) merge(i / count_, i % count_);
     });
-    if (raw_) {
-      constexpr std::size_t chunk = 1024;
-      const std::size_t chunks = divide_up(call_.count, chunk);
-      call_.split(plan_.units.size() * chunks, 1, threads, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) normalize(i / chunks, i % chunks * chunk, chunk);
-      });
-    }
+    if (!raw_) return;
+    for (std::size_t u = 0; u < plan_.units.size(); ++u) clear(plan_.units[u]);
+    call_.split(segments, 1, threads, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i) normalize(i);
+    });
   }
 
  private:
@@ -204,6 +203,15 @@ class Pass {
         plan_.segments.push_back({u, at, std::min(at + step, unit.end)});
     }
     plan_.first.push_back(plan_.segments.size());
+    blocks_ = 1;
+    for (const Segment& segment : plan_.segments)
+      blocks_ = std::max(blocks_, divide_up(segment.end - segment.begin, block_step(segment)));
+  }
+
+  // Slots of a segment's blocks.
+  std::size_t block_step(const Segment& segment) const {
+    const std::size_t slots = segment.end - segment.begin;
+    return round_up(divide_up(slots, divide_up(slots, most_slots_)), kWidest);
   }
 
   void copy_queries() {
@@ -271,17 +279,19 @@ class Pass {
     block.value_scales = scratch.value_scales;
     block.raw_head_stride = raw_head_;
     block.raw_row_stride = raw_row_;
-    if (raw_) {
-      block.raw = raw(unit, 0, 0);
-      for (std::size_t i = 0; i < count_; ++i)
-        std::fill(raw(unit, i / unit_rows_, i % unit_rows_) + segment.begin,
-                  raw(unit, i / unit_rows_, i % unit_rows_) + segment.end, -kInfinity);
-    }
-    const std::size_t slots = segment.end - segment.begin;
-    const std::size_t step = round_up(divide_up(slots, divide_up(slots, most_slots_)), kWidest);
-    for (std::size_t at = segment.begin; at < segment.end; at += step) {
-      list(unit, at, std::min(at + step, segment.end), block, scratch);
+    if (raw_) block.raw = raw(unit, 0, 0);
+    std::size_t number = index * blocks_;
+    const std::size_t step = block_step(segment);
+    for (std::size_t at = segment.begin; at < segment.end; at += step, ++number) {
+      const std::size_t end = std::min(at + step, segment.end);
+      list(unit, at, end, block, scratch);
+      if (raw_ && block.slots < end - at)  // seen by no row
+        for (std::size_t i = 0; i < count_; ++i) {
+          float* row = raw(unit, i / unit_rows_, i % unit_rows_);
+          std::fill(row + at, row + end, 0.0f);
+        }
       if (block.slots) block_(block);
+      if (raw_) std::copy_n(block.largest, count_, maxima_ + number * count_);
     }
   }
 
@@ -355,19 +365,28 @@ class Pass {
     }
   }
 
-  // Scores to probabilities, and their sums, for slots [begin, begin + count).
-  void normalize(std::size_t u, std::size_t begin, std::size_t count) const {
-    const Unit& unit = plan_.units[u];
-    const std::size_t end = std::min(begin + count, call_.count), from = std::clamp(unit.begin, begin, end);
-    float* total = call_.sums ? call_.sums + unit.head * call_.count : nullptr;
-    if (total && !add_sums_) std::fill(total + begin, total + end, 0.0f);
-    for (std::size_t i = 0; i < count_; ++i) {
-      float* scores = raw(unit, i / unit_rows_, i % unit_rows_);
-      if (call_.weights) std::fill(scores + begin, scores + from, 0.0f);
-      if (from == end) continue;
-      const std::size_t s = plan_.first[u];
-      kernels_.probabilities(scores + from, end - from, largest(s)[i], sums(s)[i],
-                             call_.weights ? scores + from : nullptr, total ? total + from : nullptr);
+  // Zeroes what no segment writes: slots before the first that is seen, and the sums.
+  void clear(const Unit& unit) const {
+    if (call_.sums && !add_sums_) std::fill_n(call_.sums + unit.head * call_.count, call_.count, 0.0f);
+    if (!call_.weights) return;
+    for (std::size_t i = 0; i < count_; ++i) std::fill_n(raw(unit, i / unit_rows_, i % unit_rows_), unit.begin, 0.0f);
+  }
+
+  // A segment's raw numbers, each block's relative to the largest score so far, to probabilities and their sums.
+  void normalize(std::size_t index) const {
+    const Segment& segment = plan_.segments[index];
+    const Unit& unit = plan_.units[segment.unit];
+    const std::size_t first = plan_.first[segment.unit], step = block_step(segment);
+    float* sums_of_head = call_.sums ? call_.sums + unit.head * call_.count : nullptr;
+    const float* maxima = maxima_ + index * blocks_ * count_;
+    for (std::size_t at = segment.begin; at < segment.end; at += step, maxima += count_) {
+      const std::size_t slots = std::min(step, segment.end - at);
+      for (std::size_t i = 0; i < count_; ++i) {
+        float* p = raw(unit, i / unit_rows_, i % unit_rows_) + at;
+        const float before = maxima[i] == -kInfinity ? 0 : maxima[i];  // nothing seen yet: all are 0
+        const float factor = std::exp(before - largest(first)[i]) * sums(first)[i];
+        kernels_.scale(p, slots, factor, call_.weights ? p : nullptr, sums_of_head ? sums_of_head + at : nullptr);
+      }
     }
   }
 
@@ -382,6 +401,8 @@ class Pass {
   float* partials_ = nullptr;
   float* raw_ = nullptr;
   float* shifts_ = nullptr;
+  float* maxima_ = nullptr;  // of each segment, block and query: what its raw numbers are relative to
+  std::size_t blocks_ = 1;   // the most of a segment
   std::size_t raw_head_ = 0, raw_row_ = 0, raw_offset_ = 0;
 };
 

@@ -52,7 +52,7 @@ struct AttentionCall {
   float* out;  // (heads, rows, head_dim); strides in floats
   std::size_t out_head_stride, out_row_stride;
   // Optional, not together with an index: probabilities, 0 where unseen, and their sums over rows and the heads of a
-  // group. Sums alone take scratch of 16 MB at most, or what one row needs.
+  // group. Sums alone take scratch of 1 MB at most, or what one row needs.
   float* weights = nullptr;  // (heads, rows, count)
   float* sums = nullptr;     // (kv_heads, count)
   int threads = 1;

@@ -37,7 +37,7 @@ struct AttentionBlock {
   float* scratch;  // attention_scratch(padded) floats
   float* factors;  // (count) scratch
 
-  float* raw;  // nullptr or where to copy the scores to: row r of head g of the group, slot s at
+  float* raw;  // nullptr or where to copy exp(score - largest) to: row r of head g of the group, slot s at
   std::size_t raw_head_stride, raw_row_stride;  // raw[g * raw_head_stride + r * raw_row_stride + numbers[s]]
   const std::int32_t* numbers;
 };
@@ -66,6 +66,8 @@ struct AttentionKernels {
   float (*masses)(const float* scores, std::size_t count, float* to, float* sum);
   // The places of the scores that are not below the border, ascending, and how many; room for count + kWidest is needed.
   std::size_t (*at_least)(const float* scores, std::size_t count, float border, std::uint32_t* places);
+  // to[i] = p[i] * factor; adds it to sums[i]. Either may be nullptr.
+  void (*scale)(const float* p, std::size_t count, float factor, float* to, float* sums);
 };
 
 const AttentionKernels& attention_avx512();

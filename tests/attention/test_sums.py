@@ -49,3 +49,29 @@ def test_sums_are_those_of_the_probabilities(kind: str, monkeypatch: pytest.Monk
         if summed.window is None:
             assert summed.slot_memory("score").abs().sum() > 0
         torch.testing.assert_close(summed.slot_memory("score"), weighed.slot_memory("score"), atol=1e-4, rtol=1e-4)
+
+
+class Watching(Weighing):
+    """Wants the last five rows of a chunk only."""
+
+    watched = 5
+
+    def seen(self, layer: KVLayer, weights: torch.Tensor) -> torch.Tensor:
+        return super().seen(layer, weights[:, :, -5:])
+
+
+class Looking(Watching):
+    watched = 1000
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_the_last_rows_alone_are_as_among_all(kind: str) -> None:
+    model, stores = shared(kind), []
+    for policy in (Watching(), Looking()):
+        store = new_store(model, policy, 0)
+        for _ in prefill(model, store, some_tokens(model, 73), 35):
+            pass
+        forward(model, store, [7], step_at(model, 73), all_logits=True)
+        stores.append(store)
+    for few, many in zip(*(store.layers for store in stores), strict=True):
+        torch.testing.assert_close(few.slot_memory("score"), many.slot_memory("score"), atol=1e-5, rtol=1e-4)

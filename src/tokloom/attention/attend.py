@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tokloom._core import attend as core_attend
+from tokloom.attention import flex
 from tokloom.attention.kv_layer import grouped_sum
 from tokloom.attention.kv_store import KVLayer, KVStore, StoreGroup
 from tokloom.errors import UnsupportedModelError
@@ -96,10 +97,16 @@ def attend_layer(
     # A tree's rows are summed once it is known which of them stay.
     summed = "attention_sums" in needs and "attention_weights" not in needs and layer.step.parents is None
     wanted = "attention_sums" in needs or "attention_weights" in needs
+    watched = query
+    if "attention_weights" in needs and layer.step.prompt and layer.policy.watched < query.shape[2]:
+        watched = query[:, :, -layer.policy.watched :]
     if replaced is not None:
         out, weights = replaced.transpose(1, 2).contiguous(), None
     elif layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few):
-        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None, summed)
+        every = watched is query
+        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None and every, summed)
+        if not every:  # as if they were a pass of their own
+            _, weights = _core(layer, watched, None, scale, softcap, wanted=True, summed=False)
     else:
         out, weights = _torch(layer, query, selected, scale, softcap), None
     if wanted and weights is None and replaced is None:
@@ -107,7 +114,9 @@ def attend_layer(
         if mask is None and layer.step.rows > 1:
             mask = layer.step.own[None, None]
         make = attention_sums if summed else attention_weights
-        weights = make(query, layer.keys, mask, scale, softcap)
+        if mask is not None:
+            mask = mask[:, :, -watched.shape[2] :]
+        weights = make(watched, layer.keys, mask, scale, softcap)
     layer.hold(query, weights)
     return out
 
@@ -202,6 +211,8 @@ def _dense(
 ) -> torch.Tensor:
     """(batch, heads, rows, head_dim). `mask`: bool (batch or 1, kv_heads or 1, rows, slots)."""
     heads, kv_heads = query.shape[1], key.shape[1]
+    if query.device.type in flex.DEVICES and (mask is not None or (softcap is not None and causal)):
+        return flex.masked_attention(query, key, value, mask, scale, softcap)
     if softcap is not None:  # torch's fused kernel has no softcap
         if mask is None and causal:
             mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]

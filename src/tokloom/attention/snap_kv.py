@@ -56,6 +56,10 @@ class SnapKV(Evicting, AttentionPolicy):
         if self.pool % 2 == 0:
             raise SpecError("snap_kv:pool", self.pool, "an odd number")
 
+    @property
+    def watched(self) -> int:
+        return self.window
+
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         assert weights is not None  # `needs` asks for them
         observe_window(layer, weights, self.window)

@@ -59,6 +59,12 @@ class AttentionPolicy:
             for hook in ("attention", "select", "observe", "evict")
         )
 
+    @property
+    def watched(self) -> int:
+        """Of how many last rows of a prompt chunk `observe` gets "attention_weights"; those of the others are not even
+        made."""
+        return UNLIMITED
+
     def room(self, seen: int) -> int:
         """How many tokens may be drafted ahead, with `seen` tokens in the cache, so that each of them
         attends to the very slots that it would when decoded alone. Acceptance is cut off there."""
@@ -129,11 +135,11 @@ class AttentionPolicy:
         return None
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
-        """Learns from a pass: `weights` (batch, heads, rows, slots) are the attention probabilities,
-        given if `needs` names "attention_weights"; the last `rows` slots are those of the rows.
-        With "attention_sums" instead they are (batch, kv_heads, slots), summed over the rows and the
-        heads of a group: much cheaper for a long prompt, as the probabilities are never all there. None where
-        `attention` took the place of the usual one, which has its own."""
+        """Learns from a pass: `weights` (batch, heads, rows, slots), of a prompt chunk its last `watched` rows, are the
+        attention probabilities, given if `needs` names "attention_weights"; the last `rows` slots are those of the
+        rows. With "attention_sums" instead they are (batch, kv_heads, slots), summed over the rows and the heads of a
+        group: much cheaper for a long prompt, as the probabilities are never all there. None where `attention` took
+        the place of the usual one, which has its own."""
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
         """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all. A KV head that keeps
