@@ -41,7 +41,7 @@ class Pace:
     LEAST = 0.98
     """Gain below which drafting rests: a drafter that costs next to nothing may go on waiting for its chance."""
     REST = 16
-    MOST_REST = 64
+    MOST_REST = 128
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
