@@ -92,7 +92,8 @@ def compare(
     """Run methods side by side: quality and cost, each with its difference to the first.
 
     For attention everything has a default: all methods, two budgets, needles, threads, perplexity and the overlap with
-    dense attention. Results are kept, so that a stopped comparison goes on where it was.
+    dense attention. For decode, plain decoding is always a row; drafting by transformers and llama.cpp is measured in
+    benchmarks/decoding.py. Results are kept, so that a stopped comparison goes on where it was.
     """
     from tokloom.registry import split_specs
 

@@ -108,6 +108,8 @@ COSTS = (
     Cost("forward_passes", "passes", "forward passes of decoding", _mean("forward_passes")),
     Cost("tokens_per_pass", "tokens/pass", "tokens per forward pass", _ratio("generated_tokens", "forward_passes"),
          plotted=False),
+    Cost("published", "published", "tokens per forward pass that others measured on Spec-Bench (Vicuna-7B)",
+         _mean("published"), plotted=False),
     Cost("seconds_context", "context s", "selecting the context (seconds, median)", _median("seconds_context"),
          plotted=False),
     Cost("seconds_prefill", "prefill s", "reading the prompt (seconds, median)", _median("seconds_prefill"),

@@ -303,7 +303,10 @@ def _answer(cell: _Cell, engines: _Engines) -> tuple[Record, bool]:
             engine = engines.get(contender, bool(example.documents))
             whole_row = False
             outcome = cell.task.run(engine, example)  # type: ignore[arg-type]
-            return _stamped(cell.record, scores=outcome.scores, costs=costs_of(outcome.result)), False
+            costs = costs_of(outcome.result)
+            if (published := getattr(contender.component, "published", None)) is not None:
+                costs["published"] = published
+            return _stamped(cell.record, scores=outcome.scores, costs=costs), False
     except TokloomError as error:
         problem = str(error)
     if whole_row:

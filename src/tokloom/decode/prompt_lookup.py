@@ -8,15 +8,16 @@ Formula:
 
 Shapes: a chain of up to `length` tokens, one pass of length + 1 rows.
 
-Effect: transformers and llama.cpp have the same baseline; it pays where the output copies from the prompt. Here the
-    chance of a copied token follows how often copies after as long a match were right, and no more is verified than
-    pays.
+Effect: transformers and llama.cpp have the same baseline; it pays where the output copies from the prompt (Vicuna-7B
+    on Spec-Bench: 1.7 tokens a pass; SmolLM2-135M copies less: 1.3 in transformers, 1.02 of those that pay here).
+    Here the chance of a copied token follows how often copies after as long a match were right, and no more is
+    verified than pays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 @method(stage="decode")
 class PromptLookup(Drafter):
     """Keeps nothing but how often it was right."""
+
+    published: ClassVar[float | None] = 1.73
 
     longest: int = Field(default=3, ge=1, le=32)
     """Tokens of the longest n-gram that is looked for."""

@@ -9,12 +9,14 @@ Formula:
 
 Shapes: a chain of up to `length` tokens; one token's pass through n_i layers each, over the request's own KV store.
 
-Effect: the paper drafts for Vicuna and Llama 2 of 7B to 70B, some 1.5 times as fast as plain decoding, with one
-    draft model for all of them. Here the text is that of plain decoding. SmolLM2-135M's exits after 3, 12 and 24 of
-    its 30 layers, fitted in half a minute, say what the model says for 35%, 43% and 60% of a book's tokens (33%, 44%
-    and 56% after gradient descent of minutes). Eight in ten drafted tokens are accepted, but few are drafted: on a CPU
-    that is 0.3 to 0.5 times the speed of plain decoding (benchmarks/exits.py). Its head alone is a fifth of a pass, so
-    that drafts by exits don't pay for so small a model.
+Effect: the paper drafts for Vicuna and Llama 2 of 7B to 70B, some 1.5 times as fast as plain decoding, with one draft
+    model for all of them. Here the text is that of plain decoding. SmolLM2-135M's exits after 3, 12 and 24 of its 30
+    layers, fitted in half a minute, say what the model says for 35%, 43% and 60% of a book's tokens (33%, 44% and 56%
+    after gradient descent of minutes). Eight in ten drafted tokens are accepted, but few are drafted: on a CPU that
+    is 0.3 to 0.5 times the speed of plain decoding (benchmarks/exits.py). Its head alone is a fifth of a pass, so
+    that drafts by exits don't pay for so small a model. Verification reads drafted tokens through all layers again:
+    to keep the first 3 layers' keys, values and hidden states would save a tenth of a row, 0.03 of a pass, where a
+    drafted token costs 0.3 of one.
 
 Differs: the paper trains its sub-models (Sorted fine-tuning of a separate draft model). Here they are the target's
     own lower layers, with a linear map before the shared head that is fitted on the spot, and share its KV store: a

@@ -33,15 +33,15 @@ class Pace:
     twice as many each time, and is then tried again for a few.
     """
 
-    BLEND = 0.1
+    BLEND = 0.05
     PLAIN = 3
     """Passes without drafts that are timed first."""
-    TRIAL = 6
+    TRIAL = 24
     """Passes with a drafter before a judgement."""
     LEAST = 0.98
     """Gain below which drafting rests: a drafter that costs next to nothing may go on waiting for its chance."""
     REST = 16
-    MOST_REST = 64
+    MOST_REST = 128
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -104,7 +104,7 @@ class Drafting:
     """
 
     MARGIN = 1.05
-    RATE = 0.1
+    RATE = 0.05
     DRIFT = 0.01
 
     def __init__(self, drafter: Drafter, model: LanguageModel) -> None:

@@ -33,6 +33,9 @@ class Sampler:
 
     def draw(self, logits: torch.Tensor, allowed: torch.Tensor | None = None) -> int:
         """One token from a row of logits, (vocabulary,); `allowed` is a bool row, None for all."""
+        if self.generator is None and logits.device.type == "cpu":  # by numpy, as above
+            scores = logits.numpy()
+            return int((scores if allowed is None else np.where(allowed.numpy(), scores, -np.inf)).argmax())
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
         if self.generator is None:
