@@ -259,14 +259,13 @@ def test_loss_of_precision_on_a_real_model(alice: str) -> None:
     lose here is by rounding the prompt's rows to 8 bits: 0.06 and 0.56% on this page, 0.65 and 0.52% on one twice as
     long (benchmarks/weights.py has 8k tokens)."""
     loss = {}
-    for weights in ("torch", "exact", "fp32", "int8", "int4"):
+    for weights in ("torch", "exact", "int8", "int4"):
         model = tokloom.load(weights=weights)
         tokens = model.encode(alice[3000:5500])
         with torch.inference_mode():
             logits = model.model(input_ids=torch.tensor([tokens])).logits[0, :-1]
         loss[weights] = torch.nn.functional.cross_entropy(logits, torch.tensor(tokens[1:])).exp().item()
     assert loss["exact"] == pytest.approx(loss["torch"], rel=1e-5)
-    assert loss["fp32"] == pytest.approx(loss["torch"], rel=1e-5)
     assert loss["int8"] == pytest.approx(loss["torch"], rel=1e-2)
     assert loss["int4"] == pytest.approx(loss["torch"], rel=1e-2)
 
