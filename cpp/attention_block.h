@@ -60,8 +60,6 @@ struct AttentionKernels {
   void (*score_bf16)(const AttentionBlock&);
   void (*score_int8)(const AttentionBlock&);
   void (*score_int4)(const AttentionBlock&);
-  // to[i] = exp(scores[i] - largest) * factor, 0 for a score of -inf; adds it to sums[i]. Either may be nullptr.
-  void (*probabilities)(const float* scores, std::size_t count, float largest, float factor, float* to, float* sums);
   // to[i] = exp(scores[i] - largest), 0 for a score of -inf, and their sum; returns the largest, -inf if there is none.
   float (*masses)(const float* scores, std::size_t count, float* to, float* sum);
   // The places of the scores that are not below the border, ascending, and how many; room for count + kWidest is needed.
