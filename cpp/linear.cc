@@ -138,16 +138,27 @@ PackedMatrix::PackedMatrix(const std::uint8_t* gguf, int type, std::size_t outpu
 }
 
 void PackedMatrix::prepare(Rows& rows, int threads, ParallelFor split) const {
-  const int wanted = bits(rows.rows);
-  if (!layout(kind_).group || rows.bits == wanted) return;
+  constexpr std::size_t kGrain = 4;  // rows
   const Kernels& set = kernels();
-  if (wanted == 24 && rows.rows > set.few_rows) return;  // see run_widened
+  const bool levels = layout(kind_).group > 0;
+  const int wanted = levels ? bits(rows.rows) : 24;
+  const std::size_t least = kind_ == Kind::bf16 ? 2 * set.tiled_rows : set.tiled_rows;
+  const bool tiled = wanted == 24 && kind_ != Kind::f32 && rows.rows >= least;
+  if (!tiled && (!levels || (wanted == 24 && rows.rows > kFewRows))) return;  // multiplied as floats
+  if (rows.bits == wanted && rows.tiled == tiled) return;
   rows.bits = wanted;
-  rows.levels.resize(rows.rows * inputs_ * set.level_bytes);
-  rows.scales.resize(rows.rows * inputs_ / kGroup);
-  rows.shifts.resize(rows.rows * kParts * inputs_ / 16);
-  rows.sums.resize(rows.rows * inputs_ / 16);
-  split(rows.rows, 16, threads, [&](std::size_t begin, std::size_t end) {
+  rows.tiled = tiled;
+  if (tiled) {  // whole tiles; three halves an input
+    const std::size_t places = (rows.rows + 15) / 16 * 16, groups = (inputs_ + kGroup - 1) / kGroup;
+    rows.levels.reserve(places * groups * kGroup * 6);
+    rows.sums.reserve(places * groups);
+  } else {
+    rows.levels.reserve(rows.rows * inputs_ * 4);
+    rows.scales.reserve(rows.rows * inputs_ / kGroup);
+    rows.shifts.reserve(rows.rows * kParts * inputs_ / 16);
+    rows.sums.reserve(rows.rows * inputs_ / 16);
+  }
+  split(rows.rows, kGrain, threads, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) set.quantize(rows, row);
   });
 }

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "pool.h"
@@ -59,15 +60,49 @@ constexpr Layout layout(Kind kind) {
   return {};
 }
 
+// Memory that is not cleared, aligned for full registers; a thread's next one takes over what this one had.
+template <class T>
+class Kept {
+ public:
+  Kept() = default;
+  Kept(const Kept&) = delete;
+  Kept& operator=(const Kept&) = delete;
+  ~Kept() {
+    if (!held_.empty()) spare().push_back(std::move(held_));
+  }
+
+  void reserve(std::size_t count) {
+    if (held_.empty() && !spare().empty()) {
+      held_ = std::move(spare().back());
+      spare().pop_back();
+    }
+    const std::size_t bytes = count * sizeof(T) + 64;
+    if (held_.size() < bytes) held_ = std::vector<char>(bytes);
+    data_ = reinterpret_cast<T*>(held_.data() + (64 - reinterpret_cast<std::uintptr_t>(held_.data()) % 64) % 64);
+  }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](std::size_t i) { return data_[i]; }
+
+ private:
+  static std::vector<std::vector<char>>& spare() {
+    thread_local std::vector<std::vector<char>> vectors;
+    return vectors;
+  }
+  std::vector<char> held_;
+  T* data_ = nullptr;
+};
+
 // Rows that are multiplied, (rows, inputs) floats; the rest is filled in by `quantize` where the kernel needs it.
 struct Rows {
   const float* x;
   std::size_t rows, inputs;
-  int bits = 0;                        // of a level of x: 24 or 8, 0 while there are none
-  std::vector<std::int8_t> levels{};   // as the instruction set's kernel reads them; see `Kernels::level_bytes`
-  std::vector<float> scales{};         // (rows, inputs / 32)
-  std::vector<std::int32_t> shifts{};  // (rows, kParts, inputs / 16): -128 times the sum of each part of the levels
-  std::vector<float> sums{};           // (rows, inputs / 16): of the values that the levels stand for
+  int bits = 0;                 // of a level of x: 24 or 8, 0 while there are none
+  bool tiled = false;           // levels are parts in tiles, sums those of 32 inputs; see tile_kernels.inc
+  Kept<std::int8_t> levels{};   // as the instruction set's kernel reads them
+  Kept<float> scales{};         // (rows, inputs / 32)
+  Kept<std::int32_t> shifts{};  // (rows, kParts, inputs / 16): -128 times the sum of each part of the levels
+  Kept<float> sums{};           // (rows, inputs / 16): of the values that the levels stand for
 
   Rows(const float* x_, std::size_t rows_, std::size_t inputs_) : x(x_), rows(rows_), inputs(inputs_) {}
 };
@@ -96,8 +131,7 @@ struct Elementwise {
 
 struct Kernels {
   const char* name;
-  std::size_t level_bytes;  // of an input of x
-  std::size_t few_rows;     // up to which rows of 24 bits are quantized; beyond it they are multiplied as floats
+  std::size_t tiled_rows;  // from which on rows of 24 bits are multiplied as tiles
   Quantize quantize;
   Elementwise elementwise;
   Kernel f32, bf16;
