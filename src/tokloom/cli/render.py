@@ -36,6 +36,7 @@ USAGES = {
     "DenoisingCache": ASK + "--denoising-cache ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
+    "Peer": "tokloom compare decode --methods plain,",
 }
 """How the command line takes a method, by its kind."""
 

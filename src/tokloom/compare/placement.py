@@ -14,11 +14,15 @@ from tokloom.decode.denoise import Denoiser, DenoisingCache
 from tokloom.decode.draft_source import DraftSource
 from tokloom.decode.stage import Constraint, Drafter, Predictor, Search, Verifier
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
+from tokloom.evaluate.peer import Peer, PeerEngine
 
 if TYPE_CHECKING:
     from tokloom.engine.engine import Engine
     from tokloom.engine.request import Result, Score
     from tokloom.models.language_model import LanguageModel
+
+PEER = "peer"
+"""The place of other engines, which are rows of any stage."""
 
 PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
@@ -30,6 +34,7 @@ PLACES: dict[type, str] = {
     DenoisingCache: "denoising_cache",
     ContextSelector: "context",
     Constraint: "constraint",
+    Peer: PEER,
 }
 """Which argument of `Engine`, or for a constraint of `Engine.generate`, takes a method of which interface."""
 
@@ -127,7 +132,7 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
     name, options = registry.parse_spec(spec)
     card, cls = registry.card(name), registry.get(name)
     interface = next((i for i in PLACES if issubclass(cls, i)), None)
-    if interface is None or card.stage != stage:
+    if interface is None or (card.stage != stage and PLACES[interface] != PEER):
         hint = f"{name} is a {card.kind} of the stage {card.stage}."
         raise SpecError("methods", spec, f"methods of the stage {stage} ({', '.join(registry.names(stage))})", hint)
     place = PLACES[interface]
@@ -174,7 +179,9 @@ class Constrained:
         return self._engine.score(*args, **kwargs)
 
 
-def engine_for(model: LanguageModel, contender: Contender, others: Mapping[str, Any]) -> Engine | Constrained:
+def engine_for(
+    model: LanguageModel, contender: Contender, others: Mapping[str, Any]
+) -> Engine | Constrained | PeerEngine:
     """An engine on a loaded model with the contender in its place and `others` as further arguments of `Engine`.
 
     Raises:
@@ -182,11 +189,15 @@ def engine_for(model: LanguageModel, contender: Contender, others: Mapping[str, 
     """
     from tokloom.engine.engine import Engine
 
+    if contender.place == PEER:
+        return PeerEngine(model, contender.component)
     if contender.place == "constraint":
         return Constrained(Engine(model, **others), contender.component)
     return Engine(model, **{**others, contender.place: contender.component})
 
 
 def fixed_parts(contender: Contender, others: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `Engine` that are the same for all contenders of this place."""
+    """The arguments of `Engine` that are the same for all contenders of this place; other engines have none."""
+    if contender.place == PEER:
+        return {}
     return {name: value for name, value in others.items() if name != contender.place}
