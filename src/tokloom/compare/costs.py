@@ -28,7 +28,8 @@ def costs_of(result: Result | Score) -> dict[str, float]:
     names = {"context": "context", "attention": "prefill", "decode": "decode"}
     for row in result.ledger.rows:
         costs["seconds"] = costs.get("seconds", 0.0) + row.seconds
-        costs["processor_seconds"] = costs.get("processor_seconds", 0.0) + row.processor_seconds
+        if row.processor_seconds:  # not known of other processes
+            costs["processor_seconds"] = costs.get("processor_seconds", 0.0) + row.processor_seconds
         if row.stage in names:
             key = f"seconds_{names[row.stage]}"
             costs[key] = costs.get(key, 0.0) + row.seconds

@@ -27,6 +27,7 @@ from transformers.generation.streamers import BaseStreamer
 from tokloom.errors import CompositionError
 from tokloom.evaluate.peer import Answer, Peer
 from tokloom.models.load import DTYPES, load
+from tokloom.models.quiet import quiet
 from tokloom.registry import method
 
 if TYPE_CHECKING:
@@ -84,12 +85,13 @@ class _Session:
     def answer(self, tokens: Sequence[int], count: int) -> Answer:
         ids, watch = torch.tensor([list(tokens)], device=self._model.device), _Stopwatch()
         ends = sorted(self._model.eos_ids)
-        start = time.perf_counter()
-        generate: Any = self._model.model.generate
-        output = generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False,
-            eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, streamer=watch, **self._options,
-        )  # fmt: skip
+        with quiet():  # it warns of arguments that its own drafting passes on
+            start = time.perf_counter()
+            generate: Any = self._model.model.generate
+            output = generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False,
+                eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, streamer=watch, **self._options,
+            )  # fmt: skip
         times = [at for at, _ in watch.puts[1:]]
         found = tuple(output[0, len(tokens) :].tolist())
         return Answer(found, times[0] - start, times[-1] - times[0], len(times) - 1)
