@@ -95,7 +95,7 @@ def compare(
     dense attention. For decode, plain decoding is always a row; drafting by transformers and llama.cpp is measured in
     benchmarks/decoding.py. Results are kept, so that a stopped comparison goes on where it was.
     """
-    from tokloom.registry import split_specs
+    from tokloom.spec import split_specs
 
     whole = WHOLE.get(stage)
     if whole is not None and methods is None and budgets is None:
