@@ -101,7 +101,7 @@ def compare(
     dense attention. For decode too: drafters beside plain decoding, transformers and llama.cpp on questions of
     Spec-Bench. Results are kept, so that a stopped comparison goes on where it was.
     """
-    from tokloom.registry import split_specs
+    from tokloom.spec import split_specs
 
     whole = WHOLE.get(stage)
     if whole is not None and methods is None and budgets is None:

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from tokloom.card import Card
     from tokloom.context.stage import Decision, Selection, Span
     from tokloom.ledger import Ledger, Row, Saving
-    from tokloom.registry import Card
 
 ASK = 'tokloom ask BOOK "QUESTION" '
 USAGES = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokloom import registry
 from tokloom.compare.costs import COSTS, number
+from tokloom.spec import parse_spec
 
 if TYPE_CHECKING:
     from tokloom.compare.records import Record
@@ -62,7 +62,7 @@ def overview(records: Sequence[Record], summaries: Sequence[Summary]) -> tuple[s
 
 def short_names(specs: Sequence[str]) -> dict[str, str]:
     """Each spec by what tells it apart: the values of the options in which specs of one method differ."""
-    parsed = {spec: registry.parse_spec(spec) for spec in specs}
+    parsed = {spec: parse_spec(spec) for spec in specs}
     names: dict[str, str] = {}
     for spec, (name, options) in parsed.items():
         others = [other for other_name, other in parsed.values() if other_name == name]

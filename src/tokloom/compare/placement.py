@@ -15,6 +15,7 @@ from tokloom.decode.draft_source import DraftSource
 from tokloom.decode.stage import Constraint, Drafter, Predictor, Search, Verifier
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 from tokloom.evaluate.peer import Peer, PeerEngine
+from tokloom.spec import format_spec, parse_spec
 
 if TYPE_CHECKING:
     from tokloom.engine.engine import Engine
@@ -104,7 +105,7 @@ def with_controls(stage: str, rows: Sequence[Contender]) -> list[Contender]:
 
     Raises UnknownNameError if a control does not exist.
     """
-    listed = {registry.parse_spec(row.label)[0] for row in rows}
+    listed = {parse_spec(row.label)[0] for row in rows}
     budgets = sorted({row.budget for row in rows if row.budget is not None}, reverse=True)
     baseline, *others = CONTROLS.get(stage, ("",))
     before = _rows(stage, baseline, budgets) if baseline and baseline not in listed else ()
@@ -129,7 +130,7 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
     if stage == "decode" and spec == PLAIN:
         yield Contender(PLAIN, PLAIN, None, PLACES[Drafter])
         return
-    name, options = registry.parse_spec(spec)
+    name, options = parse_spec(spec)
     card, cls = registry.card(name), registry.get(name)
     interface = next((i for i in PLACES if issubclass(cls, i)), None)
     if interface is None or (card.stage != stage and PLACES[interface] != PEER):
@@ -147,8 +148,8 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
             rows.append(_contender(registry.make(name, chosen, interface, "methods"), place))
         except SpecError as refusal:
             refusals.append(refusal)
-            label = registry.format_spec(name, options)
-            rows.append(Contender(registry.format_spec(name, chosen), label, budget, place, error=str(refusal)))
+            label = format_spec(name, options)
+            rows.append(Contender(format_spec(name, chosen), label, budget, place, error=str(refusal)))
     if len(refusals) == len(budgets):
         # A refused budget is a finding and gets a row; an option that is wrong whatever the budget is a wrong call.
         try:
@@ -160,9 +161,9 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
 
 def _contender(component: Any, place: str) -> Contender:
     spec = registry.spec_of(component)
-    name, options = registry.parse_spec(spec)
+    name, options = parse_spec(spec)
     options.pop("budget", None)
-    return Contender(spec, registry.format_spec(name, options), getattr(component, "budget", None), place, component)
+    return Contender(spec, format_spec(name, options), getattr(component, "budget", None), place, component)
 
 
 class Constrained:
