@@ -138,8 +138,8 @@ class ADEDState(DraftState):
     def observe(self, seen: Verified) -> None:
         self.source.observe(seen)
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        self.rates.record(tree, path)
+    def judge(self, outcomes: Sequence[tuple[int, bool]]) -> None:
+        self.rates.record(outcomes)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         return {"rates": self.rates.counts, **{f"source.{k}": v for k, v in self.source.arrays().items()}}

@@ -93,8 +93,8 @@ class DraftModelState(SourceState, DraftState):
     def observe(self, seen: Verified) -> None:
         """The draft model stays as it is."""
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        self.rates.record(tree, path)
+    def judge(self, outcomes: Sequence[tuple[int, bool]]) -> None:
+        self.rates.record(outcomes)
 
     # --- a chain
 

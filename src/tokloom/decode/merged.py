@@ -19,11 +19,13 @@ Effect: drafters that copy (suffix automaton) and drafters that recycle candidat
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from tokloom import registry
@@ -42,6 +44,8 @@ HOPE = 0.5
 """Parts leave out what has less than this share of the chance that pays: agreement may raise it."""
 EDGES = (0.08, 0.2, 0.4, 0.6, 0.8)
 """Chances at which a higher level begins."""
+MIDDLES = (0.0, 0.04, 0.14, 0.3, 0.5, 0.7, 0.9)
+"""Of the levels, 0 for a part that did not draft the node."""
 
 
 @method(stage="decode")
@@ -102,9 +106,7 @@ class MergedState(DraftState):
 
     def __init__(self, options: Merged, parts: list[DraftState]) -> None:
         self.options, self.parts = options, parts
-        middles = np.array([0.0, 0.04, 0.14, 0.3, 0.5, 0.7, 0.9])
-        grid = np.meshgrid(*[middles] * len(parts), indexing="ij")
-        self.rates = Calibration(np.maximum.reduce(grid).ravel().tolist())
+        self.rates = Calibration(first_guess(levels) for levels in product(MIDDLES, repeat=len(parts)))
 
     def read(self, tokens: Sequence[int]) -> None:
         for part in self.parts:
@@ -133,11 +135,16 @@ class MergedState(DraftState):
         for part in self.parts:
             part.observe(seen)
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        for node, hit in tree.outcomes(path):
-            self.rates.add(self.kind(tree.marks[node][0]), hit)
-        for index, part in enumerate(self.parts):
-            part.judge(*_own(tree, path, index))
+    def judge(self, outcomes: Sequence[tuple[Any, bool]]) -> None:
+        own: list[list[tuple[Any, bool]]] = [[] for _ in self.parts]
+        for (levels, marks), hit in outcomes:
+            self.rates.add(self.kind(levels), hit)
+            for part, level in enumerate(levels):
+                if level and marks[part] is not None:
+                    own[part].append((marks[part], hit))
+        for state, told in zip(self.parts, own, strict=True):
+            if told:
+                state.judge(told)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         found = {"rates": self.rates.counts}
@@ -152,16 +159,14 @@ class MergedState(DraftState):
             part.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
 
 
+def first_guess(chances: Sequence[float]) -> float:
+    """Chance of a node that the parts give these chances, 0 where they did not draft it."""
+    highest, drafted = max(chances), sum(chance > 0 for chance in chances)
+    if drafted < 2:
+        return highest if len(chances) == 1 else 0.8 * highest
+    return (highest + 1 - prod(1 - chance for chance in chances)) / 2
+
+
 def level_of(chance: float) -> int:
     """The level, 1 to `LEVELS`, of a chance given the parent."""
-    return 1 + sum(chance >= edge for edge in EDGES)
-
-
-def _own(tree: DraftTree, path: Sequence[int], part: int) -> tuple[DraftTree, list[int]]:
-    """A part's own nodes of the tree with their marks, and the path along them.
-
-    Its tree has the parent of each of its nodes, so that what stays is a tree."""
-    nodes = [node for node, (levels, _) in enumerate(tree.marks) if levels[part]]
-    places = {node + 1: place + 1 for place, node in enumerate(nodes)} | {0: 0}
-    own = replace(tree.only(nodes), marks=tuple(tree.marks[node][1][part] for node in nodes))
-    return own, [places[row] for row in path if row in places]
+    return 1 + bisect_right(EDGES, chance)

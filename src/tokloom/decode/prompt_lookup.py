@@ -91,5 +91,5 @@ class LookupState(DraftState):
     def observe(self, seen: Verified) -> None:
         """The logits say nothing that it could use."""
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        self.rates.record(tree, path)
+    def judge(self, outcomes: Sequence[tuple[int, bool]]) -> None:
+        self.rates.record(outcomes)

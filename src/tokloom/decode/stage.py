@@ -143,7 +143,7 @@ class DraftTree:
     parents: for each node the index of its parent in `tokens`, -1 for a child of the root.
     chances: the drafter's estimate that the node will be accepted; never above its parent's. The
         loop verifies as many of the likeliest nodes as pay on the machine at hand.
-    marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of them; may be
+    marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of it; may be
         empty.
     """
 
@@ -255,10 +255,9 @@ class DraftState(ABC):
     def observe(self, seen: Verified) -> None:
         """Learns from a pass."""
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:  # noqa: B027 - as above
-        """Is told what became of the nodes that it proposed and that were verified; after `observe`.
-
-        tree: its nodes with their marks. path: as of `Verified`, in rows of this tree."""
+    def judge(self, outcomes: Sequence[tuple[Any, bool]]) -> None:  # noqa: B027 - as above
+        """Is told of nodes that it proposed, by their marks, whether the text went on with them, their parents having
+        been right. Also of nodes that were not verified; after `observe`."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What it learned, for a file (`Engine.save_drafter_state`); empty if there is nothing to keep."""
