@@ -39,7 +39,7 @@ def test_the_table_never_falls_and_the_cheapest_row_is_its_least_step(seconds: d
     assert len(live.table) == max({1: 1.0, **seconds}) + 1
     steps = [after - before for before, after in zip(live.table[1:], live.table[2:], strict=False)]
     assert all(step >= 0 for step in steps)
-    assert live.cheapest == pytest.approx(min(steps, default=live.cheapest))
+    assert live.cheapest == pytest.approx(min(steps, default=float("inf")))
 
 
 STALE = {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}

@@ -98,8 +98,8 @@ class ADEDState(DraftState):
         self.source = registry.build(options.source, DraftSource, "aded:source").start(model)
         self.rates = Calibration([(i + 0.5) / BINS for i in range(BINS)])
 
-    def read(self, tokens: Sequence[int]) -> None:
-        self.source.read(tokens)
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
+        self.source.read(tokens, known)
 
     def propose(self, request: DraftRequest) -> DraftTree:
         walk = self.source.open(request)

@@ -87,7 +87,7 @@ class DraftModelState(SourceState, DraftState):
         self.tokens: list[int] = []
         self.rates = Calibration([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])  # two models agree more often
 
-    def read(self, tokens: Sequence[int]) -> None:
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
         """The prompt is read when the first draft is asked for."""
 
     def observe(self, seen: Verified) -> None:

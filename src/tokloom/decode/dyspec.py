@@ -75,8 +75,8 @@ class DySpecState(DraftState):
         self.source = registry.build(options.source, DraftSource, "dyspec:source").start(model)
         self.rates = Calibration([(i + 0.5) / BINS for i in range(BINS)])
 
-    def read(self, tokens: Sequence[int]) -> None:
-        self.source.read(tokens)
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
+        self.source.read(tokens, known)
 
     def propose(self, request: DraftRequest) -> DraftTree:
         tree = TokenTree(min(request.limit, self.options.nodes))

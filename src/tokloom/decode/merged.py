@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 LEVELS = 6
-HOPE = 0.5
+HOPE = 0.8
 """Parts leave out what has less than this share of the chance that pays: agreement may raise it."""
 EDGES = (0.08, 0.2, 0.4, 0.6, 0.8)
 """Chances at which a higher level begins."""
@@ -108,9 +108,9 @@ class MergedState(DraftState):
         self.options, self.parts = options, parts
         self.rates = Calibration(first_guess(levels) for levels in product(MIDDLES, repeat=len(parts)))
 
-    def read(self, tokens: Sequence[int]) -> None:
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
         for part in self.parts:
-            part.read(tokens)
+            part.read(tokens, known)
 
     def propose(self, request: DraftRequest) -> DraftTree:
         request = replace(request, least=HOPE * request.least)
@@ -122,7 +122,8 @@ class MergedState(DraftState):
             chances.append((chances[parent] if parent >= 0 else 1.0) * self.rates.rate(self.kind(levels)))
         marks = tuple(zip(union.levels, union.marks, strict=True))
         tree = DraftTree(tuple(union.tokens), tuple(union.parents), tuple(chances), marks)
-        return tree.top(min(request.limit, self.options.nodes), len(tree))
+        limit = min(request.limit, self.options.nodes)
+        return tree if len(tree) <= limit else tree.top(limit, len(tree))
 
     def kind(self, levels: Sequence[int]) -> int:
         """The index of a combination of levels."""

@@ -244,8 +244,10 @@ class DraftState(ABC):
     No method may keep state that is tied to one request: they get all of it as arguments.
     """
 
-    def read(self, tokens: Sequence[int]) -> None:  # noqa: B027 - a drafter may have no use for it
-        """Sees the prompt of a request before its output is drafted."""
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:  # noqa: B027 - a drafter may have no use for it
+        """Sees the prompt of a request before its output is drafted, and later whatever `observe` did not show.
+
+        tokens: prompt and output so far. known: how many of them it has seen."""
 
     @abstractmethod
     def propose(self, request: DraftRequest) -> DraftTree:

@@ -198,8 +198,8 @@ class AutomatonState(DraftState):
                 self.texts.append(text)
         return Text()
 
-    def read(self, tokens: Sequence[int]) -> None:
-        """Texts are read when they are drafted for."""
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
+        self.text(tokens)
 
     def propose(self, request: DraftRequest) -> DraftTree:
         text = self.text(request.tokens)

@@ -84,27 +84,27 @@ class RecyclingState(DraftState):
         self.trials = [PRIOR] * self.KINDS
         self.hits = [[PRIOR * chance for chance in first_guess(first, options.candidates)] for first in FIRST]
 
-    def rates(self) -> list[list[float]]:
-        """Chance of each rank by kind, never rising with the rank."""
-        return [
-            list(accumulate((hit / trials for hit in hits), min))
-            for hits, trials in zip(self.hits, self.trials, strict=True)
-        ]
+        self.rates = [self._rates_of(kind) for kind in range(self.KINDS)]
 
-    def read(self, tokens: Sequence[int]) -> None:
+    def _rates_of(self, kind: int) -> list[float]:
+        """Chance of each rank, never rising with the rank."""
+        trials = self.trials[kind]
+        return list(accumulate((hit / trials for hit in self.hits[kind]), min))
+
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
         if not self.options.prompt:
             return
         rows, most = self.rows, self.options.candidates
-        for token, follower in pairwise(tokens):
-            known, _ = rows.get(token, NOTHING)
-            if known and known[0] == follower:
-                rows[token] = (known, self.KINDS - 1)
+        for token, follower in pairwise(tokens[max(0, known - 1) :]):
+            row = rows.get(token, NOTHING)[0]
+            if row and row[0] == follower:
+                rows[token] = (row, self.KINDS - 1)
             else:
-                rest = [other for other in known if other != follower]
+                rest = [other for other in row if other != follower]
                 rows[token] = ([follower, *rest][:most], self.KINDS - 2)
 
     def propose(self, request: DraftRequest) -> DraftTree:
-        rates, least, rows = self.rates(), request.least, self.rows
+        rates, least, rows = self.rates, request.least, self.rows
         most, depths = min(request.limit, self.options.nodes), self.options.depth
         drafted: list[int] = []
         parents: list[int] = []
@@ -129,8 +129,8 @@ class RecyclingState(DraftState):
             if rank + 1 < len(children):
                 offer(parent, children, chance_of, rank + 1, depth, base)
             if depth < depths and child in rows:
-                children, kind = rows[child]
-                offer(node, children, rates[kind], 0, depth + 1, -chance)
+                below, kind = rows[child]
+                offer(node, below, rates[kind], 0, depth + 1, -chance)
         return DraftTree(tuple(drafted), tuple(parents), tuple(chances))
 
     def observe(self, seen: Verified) -> None:
@@ -154,6 +154,7 @@ class RecyclingState(DraftState):
         if self.trials[kind] > self.MEMORY:
             self.trials[kind] /= 2
             self.hits[kind] = [hit / 2 for hit in hits]
+        self.rates[kind] = self._rates_of(kind)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         matrix = np.full((len(self.rows), self.options.candidates), EMPTY, dtype=np.int32)
@@ -167,6 +168,7 @@ class RecyclingState(DraftState):
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.trials, self.hits = arrays["trials"].tolist(), arrays["hits"].tolist()
+        self.rates = [self._rates_of(kind) for kind in range(self.KINDS)]
         self.rows = {
             token: ([each for each in row if each != EMPTY], kind)
             for token, row, kind in zip(
@@ -184,5 +186,6 @@ def leads(logits: torch.Tensor, top: NDArray[np.int32]) -> list[int]:
     """How many of `LEADS` the first of the candidates (rows, candidates) leads the second by, in each row of logits."""
     if top.shape[1] < 2:
         return [0] * len(top)
-    given = np.take_along_axis(logits.cpu().numpy(), top[:, :2], axis=1)
-    return [bisect_right(LEADS, lead) for lead in (given[:, 0] - given[:, 1]).tolist()]
+    given = logits.numpy(force=True)
+    pairs = enumerate(top[:, :2].tolist())
+    return [bisect_right(LEADS, float(given[row, first]) - float(given[row, second])) for row, (first, second) in pairs]

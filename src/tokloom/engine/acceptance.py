@@ -17,16 +17,19 @@ HIGHEST = 0.995
 class Proposal:
     """A drafter's tree, and what its nodes' chances turned out to be worth.
 
-    given: each node's chance after its parent, as the drafter has it. kinds: indices into the record.
+    given: each node's chance after its parent, as the drafter has it. kinds: indices into the record. depths: 1 for a
+        child of the root.
     chances: of each node to be reached from the root, corrected. factor: of the request, which is in them.
     """
 
-    __slots__ = ("chances", "children", "factor", "given", "kinds", "tree")
+    __slots__ = ("chances", "children", "depths", "factor", "given", "kinds", "tree")
 
-    def __init__(
-        self, tree: DraftTree, given: list[float], kinds: list[int], chances: list[float], factor: float
-    ) -> None:
-        self.tree, self.given, self.kinds, self.chances, self.factor = tree, given, kinds, chances, factor
+    def __init__(self, tree: DraftTree, factor: float) -> None:
+        self.tree, self.factor = tree, factor
+        self.given: list[float] = []
+        self.kinds: list[int] = []
+        self.chances: list[float] = []
+        self.depths: list[int] = []
         self.children: dict[int, list[int]] = {}
         """Nodes below each node, -1 for the root."""
         for node, parent in enumerate(tree.parents):
@@ -52,22 +55,21 @@ class Acceptance:
     def propose(self, tree: DraftTree, factor: float = 1.0) -> Proposal:
         """The tree with corrected chances. factor: a further one, of the request at hand."""
         prior, hits, expected = self.PRIOR, self.hits, self.expected
-        given: list[float] = []
-        kinds: list[int] = []
-        chances: list[float] = []
-        depths: list[int] = []
-        for parent, whole in zip(tree.parents, tree.chances, strict=True):
-            above, base, depth = 1.0, 1.0, 1
+        proposal = Proposal(tree, factor)
+        given, kinds, chances, depths = proposal.given, proposal.kinds, proposal.chances, proposal.depths
+        drafted = tree.chances
+        for parent, whole in zip(tree.parents, drafted, strict=True):
             if parent >= 0:
-                above, base, depth = tree.chances[parent], chances[parent], depths[parent] + 1
-            own = whole / above if above > 0 else 0.0
+                own, base, depth = whole / max(drafted[parent], 1e-9), chances[parent], depths[parent] + 1
+            else:
+                own, base, depth = whole, 1.0, 1
             kind = bisect_right(EDGES, own) * (len(DEPTHS) + 1) + bisect_right(DEPTHS, depth)
             rate = own * factor * (hits[kind] + prior) / (expected[kind] + prior)
             depths.append(depth)
             given.append(own)
             kinds.append(kind)
-            chances.append(base * min(rate, HIGHEST))
-        return Proposal(tree, given, kinds, chances, factor)
+            chances.append(base * (rate if rate < HIGHEST else HIGHEST))
+        return proposal
 
     def record(self, proposal: Proposal, node: int, hit: bool) -> None:
         """The text went on from the node's parent, with it or without."""

@@ -128,7 +128,7 @@ class LiveCurve:
     def _tabulate(self) -> None:
         relative = (self.curve.relative(rows) for rows in range(1, max(self.curve.seconds) + 1))
         self.table: tuple[float, ...] = (0.0, *accumulate(relative, max))
-        self.cheapest = max(0.0, min(after - before for before, after in pairwise(self.table[1:])))
+        self.cheapest = min((after - before for before, after in pairwise(self.table[1:])), default=math.inf)
 
     def save(self) -> None:
         """Writes the curve to its file, whole or not at all, if it has moved by more than a tenth."""

@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 _OWNER = "owner"
 """Name under which a saved state says whose it is."""
-HOPE = 0.5
+HOPE = 0.6
 """Drafters are asked for nodes of this share of the chance that pays: it may turn out to be higher than they think."""
-CONTEXT = 2
-"""Tokens before what is new that a drafter reads again, so that it knows what they were followed by."""
 
 
 class Drafting:
@@ -124,8 +122,10 @@ class Drafting:
         self, proposal: Proposal, depth: int, price: float, rows: int, most: int, table: Sequence[float]
     ) -> tuple[list[int], float]:
         """The nodes that are worth verifying, and their value."""
-        chances, depths = proposal.chances, proposal.tree.depths()
-        order = sorted((i for i in range(len(chances)) if depths[i] <= depth), key=lambda i: (-chances[i], i))[:most]
+        chances, depths = proposal.chances, proposal.depths
+        order = [i for i in range(len(chances)) if depths[i] <= depth]
+        order.sort(key=chances.__getitem__, reverse=True)  # stable: parents stay before their children
+        del order[most:]
         base = table[rows]
         size, value, gains = 0, 0.0, 0.0
         hoped, hope = 0, 0.0
@@ -181,7 +181,7 @@ class Drafting:
     def _tell(self, tokens: Sequence[int], following: Following) -> None:
         """Shows the drafter what it was told nothing of: the prompt, certain tokens, and what came while it rested."""
         if following.told < len(tokens) - 1:
-            self.state.read(tokens[max(0, following.told - CONTEXT) :])
+            self.state.read(tokens, following.told)
         following.told = len(tokens)
 
     # --- what the drafter learned, in a file

@@ -22,6 +22,8 @@ class Pace:
     """Share of the time that a drafter which rests may take."""
     CLIP = 3.0
     """A time of more than so many usual ones says that the machine was busy elsewhere."""
+    SLOWER, FASTER = 0.05, 0.3
+    """How fast a usual time follows one that is higher, and one that is lower: it is near the least of late."""
 
     def __init__(self) -> None:
         self.plain = 0.0
@@ -74,4 +76,4 @@ class Pace:
     def _smooth(self, mean: float, value: float) -> float:
         if mean == 0:
             return value
-        return mean + 0.1 * (min(value, self.CLIP * mean) - mean)
+        return mean + (self.SLOWER if value > mean else self.FASTER) * (min(value, self.CLIP * mean) - mean)
