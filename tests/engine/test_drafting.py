@@ -181,6 +181,8 @@ def test_a_state_of_another_drafter_or_no_state_is_refused(
         Engine(tiny_qwen3, drafter="token_recycling", drafter_state=file)
     with pytest.raises(ArgumentError, match="candidates=4"):
         Engine(tiny_llama, drafter="token_recycling:candidates=4", drafter_state=file)
+    with pytest.raises(ArgumentError, match=r"drafts of bytes\), not of token_recycling.*tokens"):
+        Engine(tiny_llama, drafter="token_recycling", predictor="byte_level", drafter_state=file)
     for wrong in (text, tmp_path):
         with pytest.raises(DocumentError, match="is not a drafter's state"):
             Engine(tiny_llama, drafter="token_recycling", drafter_state=wrong)

@@ -129,6 +129,11 @@ class Predictor(ABC):
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("logits",)
 
+    @property
+    def unit(self) -> str:
+        """What is predicted: the model's tokens, or bytes. What a drafter learned of one is nothing to the other."""
+        return "tokens"
+
     @abstractmethod
     def start(self, host: Host) -> Prediction:
         """A fresh prediction for one request. Raises CompositionError if the host's model can't take it."""

@@ -48,9 +48,10 @@ class Drafting:
     CURIOUS = 96
     """Passes without drafts after which some are verified that would pay if rows cost half: costs are then known."""
     RATE = 0.03
+    """How fast `gain` follows the text."""
 
-    def __init__(self, drafter: Drafter, model: LanguageModel) -> None:
-        self.drafter, self.model = drafter, model
+    def __init__(self, drafter: Drafter, model: LanguageModel, unit: str = "tokens") -> None:
+        self.drafter, self.model, self.unit = drafter, model, unit
         self.state: DraftState = drafter.start(model)
         self.acceptance = Acceptance()
         self.pace = Pace()
@@ -196,7 +197,8 @@ class Drafting:
     def load(self, path: str | Path) -> None:
         """Takes over a state that `save` wrote.
 
-        Raises DocumentError if the file is none, ArgumentError if it is another drafter's or another model's."""
+        Raises DocumentError if the file is none, ArgumentError if it is another drafter's, another model's, or of bytes
+        where tokens are drafted."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
@@ -206,13 +208,16 @@ class Drafting:
         if owner != self._owner:
             raise ArgumentError(
                 "drafter_state", str(path), f"a state of {self._owner}, not of {owner}",
-                "Give each drafter and model a file of its own.",
+                "Give each drafter and model a file of its own, and drafts of bytes and of tokens.",
             )  # fmt: skip
         self.state.restore(arrays)
 
     @property
     def _owner(self) -> str:
-        return f"{spec_of(self.drafter)} on {self.model.name} ({self.model.vocabulary.size} tokens)"
+        on = f"{spec_of(self.drafter)} on {self.model.name}"
+        return (
+            f"{on} ({self.model.vocabulary.size} tokens)" if self.unit == "tokens" else f"{on} (drafts of {self.unit})"
+        )
 
 
 def _permitted(tree: DraftTree, matcher: Matcher, vocabulary: int) -> DraftTree:
