@@ -9,7 +9,7 @@ Formula:
 Shapes: a chain of up to `length` tokens, one pass of length + 1 rows.
 
 Effect: transformers and llama.cpp have the same baseline; it pays where the output copies from the prompt (Vicuna-7B
-    on Spec-Bench: 1.7 tokens a pass; SmolLM2-135M copies less: 1.3 in transformers, 1.02 of those that pay here).
+    on Spec-Bench: 1.7 tokens a pass; SmolLM2-135M copies less: 1.3 in transformers, 1.09 of those that pay here).
     Here the chance of a copied token follows how often copies after as long a match were right, and no more is
     verified than pays.
 """
