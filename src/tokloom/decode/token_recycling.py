@@ -4,7 +4,8 @@ Paper: P42. Turning Trash into Treasure: Accelerating Inference of Large Languag
     arXiv:2408.08696
 Formula: M[t] = the `candidates` likeliest next tokens when t was last seen, drafted or accepted. Draft tree: the root
     is the last token; a node with token t has children M[t][0], M[t][1], ...
-Shapes: M a row of up to `candidates` for each token met; a tree of up to `nodes` nodes, one forward pass of nodes + 1 rows.
+Shapes: M a row of up to `candidates` for each token met; a tree of up to `nodes` nodes, one forward pass of nodes + 1
+    rows.
 Effect: the paper doubles the speed of 7B models at under 2 MB (2.7 tokens a pass on Spec-Bench). Here, with the very
     text of plain decoding, SmolLM2-135M gets 1.8 tokens a pass where 24 rows are free (answers of 96 tokens); on two
     cores with exact weights, where they cost five passes, so few nodes pay that it is 1.08 tokens and 1.05 times the
