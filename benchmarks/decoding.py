@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("--order", default="any", help="with --schemas: json_schema's option property_order")
     parser.add_argument("--per-category", type=int, default=4)
     parser.add_argument("--longest", type=int, default=1000, help="most tokens of a prompt")
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--tokens", type=int, default=96, help="most of an answer; Spec-Bench's own protocol has 1024")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--weights")
     parser.add_argument("--drafters", nargs="*", default=DRAFTERS, help="specs")

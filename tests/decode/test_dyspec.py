@@ -60,7 +60,7 @@ def test_chances_are_calibrated() -> None:
     state = started(3, nodes=12, depth=1)
     tree = propose(state, [1])
     for _ in range(30):
-        state.judge(tree, [0])
+        state.judge([(mark, False) for mark in tree.marks])
     after = propose(state, [1])
     assert after.tokens[0] == tree.tokens[0]
     assert after.chances[0] < tree.chances[0] / 2

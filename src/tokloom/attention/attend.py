@@ -284,7 +284,7 @@ def _mask(layer: KVLayer, selected: torch.Tensor | None) -> tuple[torch.Tensor |
 def count(layer: KVLayer, selected: torch.Tensor | None) -> None:
     """Adds this pass to the tally: pairs of a row and a slot, over all KV heads."""
     step = layer.step
-    batch, heads = layer.positions.shape[:2]
+    batch, heads = layer.slots.batch, layer.slots.heads
     if layer.slots.mapped is not None:
         layer.tally.pages += layer.slots.pages(selected)
     attendable = step.pairs(layer.window)
