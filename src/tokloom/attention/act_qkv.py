@@ -41,6 +41,7 @@ from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 
@@ -56,6 +57,10 @@ class MeanBlocks(Scorer):
     ) -> Scores:
         index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
         return score_pages(layer, queries.float(), span, index)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+        return index.lowered(layer.width**-0.5)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,17 @@ class DensityCut(Picker):
             return best_slots(scores, int(counts.max()), counts)
         places, _ = best_first(scores, most)
         return slots_of(scores, prefix(places, torch.minimum(items[:, None], (places >= 0).sum(-1))))
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, index: Index, budget: int) -> bool:
+        if not index.shares:
+            return False
+        later, layers = layer.calibration["density"].tolist()
+        left = layer.step.shared.get("left in the core")
+        if left is None:
+            left = torch.full((layer.step.rows,), budget * layers, dtype=torch.float32)
+            layer.step.shared["left in the core"] = left
+        plan.choose_by_density(index, later, math.floor(self.spread * budget), left.data_ptr())
+        return True
 
 
 def density(shares: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

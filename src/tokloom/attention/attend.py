@@ -281,8 +281,10 @@ def _mask(layer: KVLayer, selected: torch.Tensor | None) -> tuple[torch.Tensor |
     return visible, 0
 
 
-def count(layer: KVLayer, selected: torch.Tensor | None) -> None:
-    """Adds this pass to the tally: pairs of a row and a slot, over all KV heads."""
+def count(layer: KVLayer, selected: torch.Tensor | None, chosen: int | None = None) -> None:
+    """Adds this pass to the tally: pairs of a row and a slot, over all KV heads.
+
+    chosen: their number where the core has selected, the rows' own left out."""
     step = layer.step
     batch, heads = layer.positions.shape[:2]
     if layer.slots.mapped is not None:
@@ -291,6 +293,8 @@ def count(layer: KVLayer, selected: torch.Tensor | None) -> None:
     layer.tally.attendable += batch * heads * attendable
     if layer.window is not None:
         layer.tally.attended += batch * heads * attendable
+    elif chosen is not None:
+        layer.tally.attended += chosen + batch * heads * step.own_pairs
     elif selected is None:
         holes = 0 if layer.holes is None else int(layer.holes.sum())
         layer.tally.attended += (batch * heads * layer.past - holes) * step.rows + batch * heads * step.own_pairs

@@ -32,6 +32,7 @@ from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 SAMPLES = 24
@@ -57,17 +58,24 @@ class DominantChunks(Scorer):
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
+        index = self._index(layer, span)
+        of_queries = layer.calibration["query_dims"][None, :, None]
+        parts = queries.float().gather(-1, of_queries.expand(*queries.shape[:3], -1))
+        scale = queries.shape[-1] ** -0.5
+        return scores_of_slots(layer, parts, span, keys=index.entries, scale=scale, among=among)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        of_queries = layer.calibration["query_dims"]
+        return self._index(layer, span).lowered(layer.width**-0.5, map="elements", table=of_queries.data_ptr())
+
+    def _index(self, layer: KVLayer, span: Span) -> PageIndex:
         of_keys = layer.calibration["dims"][None, :, None]
 
         def chosen(keys: torch.Tensor) -> torch.Tensor:
             keys = keys[:, :, :, 0].float()
             return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1)).bfloat16()
 
-        index = PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
-        of_queries = layer.calibration["query_dims"][None, :, None]
-        parts = queries.float().gather(-1, of_queries.expand(*queries.shape[:3], -1))
-        scale = queries.shape[-1] ** -0.5
-        return scores_of_slots(layer, parts, span, keys=index.entries, scale=scale, among=among)
+        return PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
 
 
 def sample(keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

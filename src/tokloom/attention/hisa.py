@@ -32,6 +32,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 
@@ -59,6 +60,12 @@ class Hierarchical(Scorer):
         if among is None:
             among = self.candidates(layer, queries, span, budget)
         return self.host.score(layer, queries, span, budget, among)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        if not narrowed:
+            index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+            plan.narrow(index.lowered(layer.width**-0.5, first=True), budget, self.ratio)
+        return self.host.lower(layer, plan, span, budget, narrowed=layer.kv_heads > 1)
 
     def candidates(self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int) -> torch.Tensor:
         """The tokens of the surviving blocks."""

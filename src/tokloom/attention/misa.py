@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
+from tokloom._core import Index
 from tokloom.attention.page_index import PageIndex, mean
 from tokloom.attention.scores import Scores, Span, scores_of_slots
 from tokloom.attention.selection import Scorer, Selecting, best_slots
@@ -29,6 +30,7 @@ from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 
@@ -51,6 +53,17 @@ class RoutedHeads(Scorer):
             among = best_slots(scores, min(scores.items, math.ceil(self.enlarge * budget)))
             scores = scores_of_slots(layer, queries, span, shared=True, among=among)
         return scores
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        scale = layer.width**-0.5
+        if narrowed:
+            return Index(scale=scale)
+        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+        plan.route(index.lowered(1.0), self.active)
+        every = Index(scale=scale, shared=True)
+        if self.enlarge > 1:
+            plan.narrow(every, math.ceil(self.enlarge * budget))
+        return every
 
     def route(self, layer: KVLayer, queries: torch.Tensor, span: Span) -> torch.Tensor | None:
         """The heads that score, bool (heads, rows); None for all."""

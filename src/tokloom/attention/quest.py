@@ -31,6 +31,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 
@@ -55,6 +56,10 @@ class PageBounds(Scorer):
         index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last)
         signed = torch.cat([queries.clamp_min(0), queries.clamp_max(0)], dim=-1)
         return score_pages(layer, signed, span, index, scale=queries.shape[-1] ** -0.5)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last)
+        return index.lowered(layer.width**-0.5, map="signs")
 
 
 @method(stage="attention")

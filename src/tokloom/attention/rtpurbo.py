@@ -39,6 +39,7 @@ from tokloom.attention.top_p import Nucleus
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 SAMPLES = 96
@@ -81,15 +82,23 @@ class LowRankIndexer(Scorer):
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
         found = layer.calibration
-        to_key = found["to_key"]
+        index = self._index(layer, span)
+        low = queries.float() @ found["to_query"]
+        use = found["retrieves"][:, None].expand(-1, queries.shape[2])
+        return scores_of_slots(layer, low, span, keys=index.entries, scale=1.0, among=among, use=use)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        to_query, retrieves = (layer.calibration[name] for name in ("to_query", "retrieves"))
+        index = self._index(layer, span)
+        return index.lowered(1.0, map="product", table=to_query.data_ptr(), use=retrieves.data_ptr())
+
+    def _index(self, layer: KVLayer, span: Span) -> PageIndex:
+        to_key = layer.calibration["to_key"]
 
         def low_rank(keys: torch.Tensor) -> torch.Tensor:
             return (keys[:, :, :, 0].float() @ to_key).bfloat16()
 
-        index = PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last)
-        low = queries.float() @ found["to_query"]
-        use = found["retrieves"][:, None].expand(-1, queries.shape[2])
-        return scores_of_slots(layer, low, span, keys=index.entries, scale=1.0, among=among, use=use)
+        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last)
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:

@@ -35,6 +35,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 SAMPLES = 96
@@ -86,14 +87,30 @@ class ChosenLayers(Schedule):
 
     def choose(self, layer: KVLayer, queries: torch.Tensor, fresh: Callable[[], torch.Tensor]) -> torch.Tensor | None:
         shared = layer.step.shared
-        if "choosing" not in shared:
-            shared["choosing"] = self.layers or tuple(layer.calibration["layers"].tolist())
         last, choice = shared.get("choice", (-1, None))
-        if any(last < chosen <= layer.index for chosen in shared["choosing"]):
+        if self._chooses(layer, last):
             shared["choice"] = layer.index, fresh()
             return None
         handed_on: torch.Tensor | None = choice
         return handed_on
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, fresh: Callable[[], bool]) -> bool:
+        shared = layer.step.shared
+        last, chosen = shared.get("plan that chooses", (-1, None))
+        if self._chooses(layer, last):
+            shared["plan that chooses"] = layer.index, plan
+            plan.attend_densely()
+            return fresh()
+        if chosen is not None:
+            plan.reuse(chosen)
+        return True
+
+    def _chooses(self, layer: KVLayer, last: int) -> bool:
+        """Whether this layer chooses, where `last` was the one before it that did."""
+        shared = layer.step.shared
+        if "choosing" not in shared:
+            shared["choosing"] = self.layers or tuple(layer.calibration["layers"].tolist())
+        return any(last < chosen <= layer.index for chosen in shared["choosing"])
 
 
 def best_layers(met: list[list[float]], dense: int) -> tuple[int, ...]:
