@@ -279,6 +279,7 @@ def attend(
     bases: int = 0,
     holes: int = 0,
     centres: int = 0,
+    plan: LayerPlan | None = None,
 ) -> None:
     """Attention of few rows over the KV store of one sequence, causal by where the slots are.
 
@@ -299,6 +300,7 @@ def attend(
         softcap: if positive, scores become tanh(score / softcap) * softcap.
         index: int64 (index_heads, index_rows, chosen), kv_heads or 1 and rows or 1: the slots of the past to attend to,
             each at most once, -1 for none; own slots are attended to as well. A negative `chosen`: no index, all slots.
+        plan: chooses them instead; needs row_positions.
         weights: (heads, rows, count), to be filled with the probabilities; sums: (kv_heads, count), with their sums
             over rows and the heads of a group. Not together with `index`.
 

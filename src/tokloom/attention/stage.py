@@ -136,11 +136,11 @@ class AttentionPolicy:
         return None
 
     def plan(self, layer: KVLayer) -> LayerPlan | None:
-        """What `select` would do in this pass, laid out for the core, which then runs all layers in one go; None if it
-        can't be, then `select` is asked.
+        """What `select` would do in this pass, laid out for the core, which runs all layers in one go if all of them
+        are; None if it can't be: `select` is asked.
 
-        Called before the pass, layer by layer; `layer.step` describes the rows, whose slots are there but not filled.
-        The core takes the place of `attention`, `select`, `observe` and `evict` in such a pass."""
+        `layer.step` describes the rows, whose slots are there but may not be filled yet. A policy that `observe`s or
+        `evict`s must do without in such a pass."""
         return None
 
     def planned(self, layer: KVLayer, plan: LayerPlan) -> None:

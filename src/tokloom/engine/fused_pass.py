@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from tokloom._core import KVBuffer, LayerPlan, Pass
-from tokloom.attention.attend import attend_layer, count
+from tokloom.attention.attend import attend_layer, conclude, tell
 from tokloom.attention.kv_store import KVLayer, KVStore
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.engine.capture import Capture
@@ -106,25 +106,11 @@ def _all_layers(
     decoder.core.run(core_pass, to, plans)
     for each, laid_out in zip(layers, plans, strict=True):
         for layer, plan in zip(each, laid_out, strict=True):
-            selected, chosen = None, None
-            if plan is not None:
-                if not plan.dense:
-                    chosen = plan.listed * (layer.kv_heads // plan.shape[0])
-                    if layer.watch is not None or layer.slots.mapped is not None:
-                        selected = slots_of(plan)
-                layer.policy.planned(layer, plan)
-            count(layer, selected, chosen)
-            if layer.watch is not None:
-                layer.watch(layer, selected)
+            if plan is None:
+                tell(layer, None)
+            else:
+                conclude(layer, plan)
             layer.hold(None, None)
-
-
-def slots_of(plan: LayerPlan) -> torch.Tensor:
-    """What the core attended to by a plan, as `AttentionPolicy.select` would have it."""
-    heads, rows, width, _ = plan.shape
-    slots = torch.empty(1, heads, rows, width, dtype=torch.long)
-    plan.copy_slots(slots.data_ptr())
-    return slots
 
 
 def _by_layer(
