@@ -214,7 +214,9 @@ def test_what_is_rewound_is_chosen_anew(packed: LanguageModel, spec: str) -> Non
     torch.testing.assert_close(more(store), more(fresh), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("spec", ["quest:page=4", "tidal_decode:layers=[0]", "token_select:prompt=false", "misa:active=2"])
+@pytest.mark.parametrize(
+    "spec", ["quest:page=4", "tidal_decode:layers=[0]", "token_select:prompt=false", "misa:active=2"]
+)
 def test_a_full_budget_is_dense(packed: LanguageModel, spec: str) -> None:
     name, _, options = spec.partition(":")
     policy = registry.build(f"{name}:budget=500,sink=3,local=6,{options}", AttentionPolicy, "x")
