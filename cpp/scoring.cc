@@ -143,15 +143,25 @@ class Scoring {
     block.scratch = floats.data();
     block.scores = floats.data() + attention_scratch(padded_);
     block.stride = stride;
+    block.scattered = index != nullptr;
     block_(block);
+    std::uint16_t outside[kBlock + 1];  // of the places listed, those that row `of` may not choose
+    std::size_t forbidden = 0, of = call_.rows;
     for (std::size_t i = 0; i < unit.count; ++i) {
       const std::size_t member = plan_.members[unit.first + i];
       const auto [first, last] = visible(member % call_.rows, at, n);
       float* from = block.scores + i * stride;
       float* to = plan_.raw.data() + member * places_ + at;
-      if (index)
-        for (std::size_t s = 0; s < n; ++s)
-          if (!allowed(index[s], member % call_.rows)) from[s] = -kInfinity;
+      if (index) {
+        if (const std::size_t row = member % call_.rows; row != of) {  // the heads of a row have them in common
+          of = row, forbidden = 0;
+          for (std::size_t s = 0; s < n; ++s) {
+            outside[forbidden] = static_cast<std::uint16_t>(s);
+            forbidden += !allowed(index[s], row);
+          }
+        }
+        for (std::size_t j = 0; j < forbidden; ++j) from[outside[j]] = -kInfinity;
+      }
       std::fill(from, from + first, -kInfinity);
       std::fill(from + last, from + n, -kInfinity);
       if (call_.reduce == Reduce::mass) {
