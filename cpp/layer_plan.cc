@@ -23,6 +23,7 @@ struct LayerPlan::Pass {
   std::int32_t last = 0;                  // the largest end
   std::vector<std::uint8_t> use;          // (heads, rows), of a router; empty: all
   std::vector<std::int64_t> among;        // (among_heads, rows, among_width): the slots that are left
+  std::vector<std::int64_t> left;         // what becomes `among`
   std::size_t among_heads = 1, among_width = 0;
   bool narrowed = false;
   std::vector<std::uint8_t> heard;  // what `scoring` makes
@@ -218,10 +219,10 @@ void LayerPlan::run_narrow(const Step& step, const AttentionCall& call, Pass& pa
     choice.k = std::min(step.budget, choice.score.count);
   }
   const std::size_t heads = choice.score.results(), width = choice.k * choice.page;
-  std::vector<std::int64_t> among(heads * call.rows * width);
-  choice.out = among.data();
+  pass.left.resize(heads * call.rows * width);
+  choice.out = pass.left.data();
   choose_slots(choice);
-  pass.among.swap(among);
+  pass.among.swap(pass.left);
   pass.among_heads = heads, pass.among_width = width;
   pass.narrowed = true;
   if (step.ratio_or_mass <= 0) pass.use.clear();  // all heads rate what a few have left
