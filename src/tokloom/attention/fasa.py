@@ -9,7 +9,7 @@ Shapes: chosen dimensions (kv_heads, 2 chunks), index (batch, kv_heads, slots, 2
 Effect: the paper keeps full accuracy with 256 tokens and reads a quarter of the keys to choose them. Here, with 160 of
     1,680 slots of a book, recall of the dense top-k is 0.58 (0.08 at random; layers, heads and four tokens together),
     and digits of needles at 96 of 960 slots are right in 1.00 (dense 1.00; 16 examples). With 768 of 7,680 slots and
-    int8 weights a token took 26 ms and 33 densely (two threads); attention alone, over 32,768 keys, 33 ms and 100
+    int8 weights a token took 20 ms and 34 densely (two threads); attention alone, over 32,768 keys, 31 ms and 107
     densely.
 Differs: chunks are chosen per KV head, by the mean agreement of its query heads, since they share the keys; so are
     tokens, by the sum of the heads' softmaxes. The chosen dimensions are copied together, so that scoring reads

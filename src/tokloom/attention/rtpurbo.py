@@ -14,7 +14,7 @@ Effect: the paper transfers models within some hundred steps, nearly without los
     slots are right in 0.98 (dense 1.00; 16 examples) with half of the KV heads, 0.97 with 0.4 of them; 6.5% of all
     pairs are attended to. What matters is which heads are taken for retrieval heads: ranked on prose in which nothing
     has to be looked up, the same half gives 0.38 (0.41 with an indexer of all dimensions). With 768 of 7,680 slots and
-    int8 weights a token took 25 ms and 35 densely (two threads); attention alone, over 32,768 keys, 23 ms and 100
+    int8 weights a token took 20 ms and 35 densely (two threads); attention alone, over 32,768 keys, 20 ms and 88
     densely.
 Differs: the indexer works on rotated queries and keys, as the store has them, and is trained once per model on a text
     of 1k tokens in seconds; the model's weights stay as they are. Classes are those of KV heads (the group's largest

@@ -11,6 +11,7 @@ Effect: the paper attends to a third of the context without loss, to an eighth a
     heads and layers get different shares. On SmolLM2-135M a needle among 900 tokens is read at a sparsity of 0.9 (17%
     of all pairs attended, the question's included), where as many recent tokens lose it. Coarse clusters that leave out
     half of the keys lose it too at any sparsity: 1% of such a context are nine clusters. They are off by default.
+    After 7,680 tokens, with int8 weights, a token took 24 ms and 33 densely (two threads) at 39% of all pairs.
 Differs: k-means starts from evenly spaced keys and runs 10 rounds. A KV head's query heads load what any of them wants.
     The fixed context is what was in the store when `prepare` ran: the prompt, or a prefix shared by requests.
 """

@@ -8,7 +8,8 @@ Formula: vote(j) = sum over heads h of softmax_j(q_h k_j / sqrt(d)) over the tok
     In the prompt a chunk's mean query votes for the whole chunk.
 Shapes: q (batch, heads, rows, d), vote (batch, 1, rows, slots), chosen slots (batch, 1, rows, budget).
 Effect: the paper attends to 2k of 1M tokens at full accuracy. Here needles in a 1k prompt are read at budgets where
-    H2O loses them, attended pairs fall to the budget's share, and no byte of the cache is saved.
+    H2O loses them, attended pairs fall to the budget's share, and no byte of the cache is saved. With 768 of 7,680
+    slots and int8 weights a token took 25 ms and 32 densely (two threads): every key is read to be scored.
 Differs: a draft tree's rows select one by one along their own path, so that speculation changes no token. GQA groups
     are contiguous, as in transformers (the authors' code interleaves them).
 """
