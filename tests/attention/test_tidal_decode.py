@@ -68,9 +68,11 @@ def test_a_layer_with_a_window_leaves_the_choice_to_the_next(tiny_llama: Languag
 
 def test_only_chosen_layers_score(tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
-    whole = selection.scores_of_slots
+    whole = selection.ExactScores.lower
     monkeypatch.setattr(
-        selection, "scores_of_slots", lambda layer, *a, **k: scored.append(layer.index) or whole(layer, *a, **k)
+        selection.ExactScores,
+        "lower",
+        lambda self, layer, *a, **k: scored.append(layer.index) or whole(self, layer, *a, **k),
     )
     store = new_store(tiny_llama, TidalDecode(**POLICY, layers=(1,)), 0)
     tokens = some_tokens(tiny_llama, 50)

@@ -78,7 +78,7 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
         found = policy.conclude(observed.found)
         flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
         write_atomic(path, save(flat, {"key": key}))
-    found = [{name: t.to(model.device) for name, t in part.items()} for part in found]
+    found = [{name: t.to(model.device).contiguous() for name, t in part.items()} for part in found]
     model.calibrations[key] = found
     return found
 

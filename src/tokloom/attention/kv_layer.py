@@ -161,6 +161,11 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.slots.heads
 
     @property
+    def width(self) -> int:
+        """Of a key."""
+        return self.slots.widths[0]
+
+    @property
     def past(self) -> int:
         """Slots that were there before this pass."""
         return self.count - self.step.rows
