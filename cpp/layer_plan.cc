@@ -280,12 +280,12 @@ void LayerPlan::run_tokens(const Step& step, const AttentionCall& call, Pass& pa
       const std::int64_t* page = tokens.page + head * tokens.page_stride;
       for (std::size_t t = 0; t < whole; ++t) values[t] = from[page[t]];
       from = pass.further.data() + i * others;
-      for (std::size_t p = 0; p < others; ++p) std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(whole + p * size), size, from[p]);
+      for (std::size_t p = 0; p < others; ++p) std::fill_n(values.data() + whole + p * size, size, from[p]);
       const float most = std::max(*std::max_element(values.begin(), values.end()), -1e30f);
       const std::size_t rest = std::max(limit / size * size, whole);  // an unfinished page is attended
-      std::fill(values.begin() + static_cast<std::ptrdiff_t>(rest), values.end(), most + 1);
+      std::fill(values.data() + rest, values.data() + last, most + 1);
       std::fill_n(values.begin(), std::min(sink_, last), -kInfinity);
-      std::fill(values.begin() + static_cast<std::ptrdiff_t>(limit), values.end(), -kInfinity);
+      std::fill(values.data() + limit, values.data() + last, -kInfinity);
       tokloom::choose(values.data(), 1, last, k, chosen_of(head, row), 1, call.split);
     }
   });

@@ -1,8 +1,8 @@
-// What a policy that selects does in one layer and pass, as data that it lays out before the pass: whole passes then run
-// in the core without asking it.
+// What a policy that selects does in one layer and pass, as data that it lays out before the pass: whole passes then
+// run in the core without asking it.
 //
-// Steps narrow down what is chosen from (`route` the query heads, `narrow` the slots), one chooses; or the choice is that
-// of an earlier layer or pass. Sinks and the local window are always attended to. All rows of a pass choose one by one.
+// Steps narrow down what is chosen from (`route` the query heads, `narrow` the slots), one chooses; or the choice is
+// that of an earlier layer or pass. Sinks and the local window are always attended to. All rows of a pass choose one by one.
 #pragma once
 
 #include <cstddef>
@@ -123,7 +123,9 @@ class LayerPlan {
   void go_on(const AttentionCall& call, bool again);
   // Room for a choice of so many heads and slots, behind sinks and local window if `ends`.
   void open(const AttentionCall& call, std::size_t heads, std::size_t chosen, bool ends = true);
-  std::int64_t* chosen_of(std::size_t head, std::size_t row) { return slots_.data() + (head * rows_ + row) * width_ + always_; }
+  std::int64_t* chosen_of(std::size_t head, std::size_t row) {
+    return slots_.data() + (head * rows_ + row) * width_ + always_;
+  }
 
   std::size_t sink_, local_;
   std::vector<Step> steps_;

@@ -346,7 +346,8 @@ def score_slots(
         begin, ends: row r may choose slots of [begin, ends[r]), int32 (rows,); others get -inf. Left out: [0, count).
         index: int64 (kv_heads or 1, rows or 1, chosen): the slots that are scored, -1 for none; chosen -1: no index.
         use: uint8 (heads, rows): which heads have a say. Left out: all.
-        reduce: "most", "sum", or "mass", the sum of each head's softmax over what its row may choose.
+        reduce: "most", "sum", or "mass", the sum of each head's softmax over what its row may choose; "each" for a
+            result for each query head, (heads, rows, count or chosen).
         shared: one result for all KV heads, else one for each, over its group.
         out: (1 or kv_heads, rows, count or chosen).
     """
