@@ -25,7 +25,6 @@ from typing import Any
 import torch
 
 import tokloom
-from tokloom import registry
 from tokloom.attention.attend import attend_layer
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.attention.stage import AttentionPolicy
@@ -33,6 +32,7 @@ from tokloom.compare.placement import Contender, contenders
 from tokloom.engine.forward import new_store
 from tokloom.engine.host import Host
 from tokloom.errors import TokloomError
+from tokloom.spec import split_specs
 
 TEXT = Path(__file__).parent.parent / "src" / "tokloom" / "evaluate" / "data" / "haystack.txt"
 
@@ -228,7 +228,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    rows = contenders("attention", registry.split_specs(args.methods), [args.budget])
+    rows = contenders("attention", split_specs(args.methods), [args.budget])
     parts = {"decode": decode, "prefill": prefill, "keys": keys}
     chosen = args.parts.split(",")
     found: list[Row] = []

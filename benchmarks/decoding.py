@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import signal
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -32,15 +31,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forward import gguf  # beside this file
-from peers import Answer, Llama, Transformers
 
 import tokloom
 from tokloom import Engine, Sampling
 from tokloom.decode.json_schema import JsonSchema
 from tokloom.decode.stage import Matcher
 from tokloom.errors import TokloomError
+from tokloom.evaluate.llama_cpp import LlamaCpp
+from tokloom.evaluate.peer import Answer, Peer, Session
 from tokloom.evaluate.spec_bench import read
+from tokloom.evaluate.transformers_generate import TransformersGenerate
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.vocabulary import Vocabulary
 
@@ -86,9 +86,13 @@ class Line:
     case: str
     method: str
     tokens: list[int]
-    later: int
     seconds: float
     passes: int
+
+    @property
+    def later(self) -> int:
+        """Tokens that came after those of the first pass, which are all but one, as none drafts there."""
+        return len(self.tokens) - 1
 
 
 class Results:
@@ -109,7 +113,7 @@ class Results:
         return any((line.kind, line.case, line.method) == (case.kind, case.name, method) for line in self.lines)
 
     def add(self, case: Case, method: str, answer: Answer) -> None:
-        line = Line(self.run, case.kind, case.name, method, **asdict(answer))
+        line = Line(self.run, case.kind, case.name, method, list(answer.tokens), answer.seconds, answer.passes)
         self.lines.append(line)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ class Tokloom:
             sampling=Sampling(max_new_tokens=count), constraint=rule,
         )  # fmt: skip
         row = result.ledger.row("decode")
-        return Answer(list(result.tokens), len(result.tokens) - 1, row.seconds, row.forward_passes)
+        return Answer(result.tokens, result.ledger.row("attention").seconds, row.seconds, row.forward_passes)
 
 
 class Untold(JsonSchema):
@@ -162,35 +166,28 @@ class Untold(JsonSchema):
 Method = Callable[[Case], Answer]
 
 
-def free_methods(args: argparse.Namespace, model: LanguageModel, file: Path | None) -> dict[str, Method]:
+def free_methods(args: argparse.Namespace, model: LanguageModel) -> dict[str, Method]:
     """Rows without a constraint, by name; what they need is loaded when they are first asked."""
 
-    @cache
-    def reference(dtype: str) -> LanguageModel:
-        loaded = tokloom.load(args.model, weights="torch", dtype=dtype)
-        Transformers(loaded).answer(loaded.encode("The quick brown fox"), 4)  # what is set up on first use
-        return loaded
+    def of(peer: Peer) -> Method:
+        @cache
+        def session() -> Session:
+            started = peer.start(model)
+            started.answer(model.encode("The quick brown fox"), 4)  # what is set up on first use
+            return started
 
-    def of_transformers(**options: Any) -> Method:
-        def method(case: Case) -> Answer:
-            given = dict(options)
-            if given.pop("assisted", False):
-                given["assistant_model"] = reference("bfloat16").model
-            return Transformers(reference("float32"), **given).answer(case.tokens(model), args.tokens)
-
-        return method
+        return lambda case: session().answer(case.tokens(model), args.tokens)
 
     methods: dict[str, Method] = {}
     for spec in (None, *args.drafters):
         row = Tokloom(model, spec, kept_beside(args.results, spec))
         methods[PLAIN if spec is None else f"tokloom {spec}"] = lambda case, row=row: row.answer(case, args.tokens)
-    methods[GENERATE] = of_transformers()
-    methods["transformers prompt lookup"] = of_transformers(prompt_lookup_num_tokens=10)
-    methods["transformers assisted"] = of_transformers(assisted=True)
-    if args.llama and file is not None:
-        for name, drafted in (("llama.cpp", 0), ("llama.cpp prompt lookup", 10)):
-            llama = Llama(args.llama, file, model.eos_ids, drafted)
-            methods[name] = lambda case, llama=llama: llama.answer(case.tokens(model), args.tokens)
+    methods[GENERATE] = of(TransformersGenerate())
+    methods["transformers prompt lookup"] = of(TransformersGenerate(prompt_lookup=10))
+    methods["transformers assisted"] = of(TransformersGenerate(assistant="bfloat16"))
+    if args.llama:
+        methods["llama.cpp"] = of(LlamaCpp(python=args.llama))
+        methods["llama.cpp prompt lookup"] = of(LlamaCpp(python=args.llama, prompt_lookup=10))
     return methods
 
 
@@ -309,7 +306,7 @@ def run(args: argparse.Namespace, cases: list[Case], methods: dict[str, Method],
                 return
             answer = methods[name](case)
             results.add(case, name, answer)
-            speed, text = answer.later / max(answer.seconds, 1e-9), f"{case.kind}/{case.name}"
+            speed, text = (len(answer.tokens) - 1) / max(answer.seconds, 1e-9), f"{case.kind}/{case.name}"
             print(f"{turn + 1}/{len(cases)} {text:<44}{name:<44}{speed:8.1f} tokens/s", flush=True)
 
 
@@ -321,7 +318,7 @@ def main() -> None:
     parser.add_argument("--order", default="any", help="with --schemas: json_schema's option property_order")
     parser.add_argument("--per-category", type=int, default=4)
     parser.add_argument("--longest", type=int, default=1000, help="most tokens of a prompt")
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--tokens", type=int, default=96, help="most of an answer; Spec-Bench's own protocol has 1024")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--weights")
     parser.add_argument("--drafters", nargs="*", default=DRAFTERS, help="specs")
@@ -337,17 +334,15 @@ def main() -> None:
     identity = [model.name, model.weights, torch.get_num_threads(), torch.__version__, tokloom.__version__, args.tokens,
                 bool(args.schemas), *schema_options(args).values()]  # fmt: skip
     results = Results(args.results, hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12])
-    with tempfile.TemporaryDirectory() as directory:
-        file = gguf(args.model, Path(directory))
-        methods = schema_methods(args, model) if args.schemas else free_methods(args, model, file)
-        reference, bases = (FREE, [FREE]) if args.schemas else (PLAIN, [PLAIN, GENERATE, "llama.cpp"])
-        if args.only:
-            begins = (reference, *args.only.split(","))
-            methods = {name: method for name, method in methods.items() if name.startswith(begins)}
-        try:
-            run(args, cases_of(args, model), methods, results)
-        except KeyboardInterrupt:
-            print("stopped")
+    methods = schema_methods(args, model) if args.schemas else free_methods(args, model)
+    reference, bases = (FREE, [FREE]) if args.schemas else (PLAIN, [PLAIN, GENERATE, "llama.cpp"])
+    if args.only:
+        begins = (reference, *args.only.split(","))
+        methods = {name: method for name, method in methods.items() if name.startswith(begins)}
+    try:
+        run(args, cases_of(args, model), methods, results)
+    except KeyboardInterrupt:
+        print("stopped")
     rows = rows_of(results, list(methods), reference)
     if not rows:
         print("no text has been answered by all rows yet")

@@ -12,6 +12,7 @@
 #include "bind_attention.h"
 #include "bind_decoder.h"
 #include "bind_grammar.h"
+#include "bind_layer_plan.h"
 #include "bind_selection.h"
 #include "linear.h"
 #include "packing.h"
@@ -84,6 +85,7 @@ NB_MODULE(_core, m) {
   m.def("kernels", [] { return tokloom::kernels().name; });
   tokloom::bind_attention(m);
   tokloom::bind_selection(m);
+  tokloom::bind_layer_plan(m);
   tokloom::bind_decoder(m);
 
   nb::class_<PackedMatrix>(m, "PackedMatrix")

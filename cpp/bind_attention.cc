@@ -11,9 +11,11 @@
 #include <utility>
 
 #include "attention.h"
+#include "layer_plan.h"
 
 namespace nb = nanobind;
 using tokloom::AttentionCall;
+using tokloom::LayerPlan;
 using tokloom::Storage;
 
 namespace {
@@ -43,7 +45,7 @@ void tokloom::bind_attention(nb::module_& m) {
          const std::string& storage, int threads, uintptr_t key_scales, uintptr_t value_scales, uintptr_t positions,
          uintptr_t row_positions, uintptr_t own, int32_t window, float softcap, uintptr_t index, int64_t chosen,
          size_t index_heads, size_t index_rows, uintptr_t weights, uintptr_t sums, uintptr_t bases, uintptr_t holes,
-         uintptr_t centres) {
+         uintptr_t centres, LayerPlan* plan) {
         AttentionCall call{};
         call.storage = storage_of(storage);
         if (kv_heads == 0 || heads % kv_heads) throw nb::value_error("heads is not a multiple of kv_heads");
@@ -51,6 +53,7 @@ void tokloom::bind_attention(nb::module_& m) {
         if (window > 0 && !(positions && row_positions)) throw nb::value_error("a window needs positions of both");
         if (call.storage == Storage::int8 && !(key_scales && value_scales)) throw nb::value_error("int8 needs scales");
         if (chosen >= 0 && (weights || sums)) throw nb::value_error("no weights or sums together with an index");
+        if (plan && !row_positions) throw nb::value_error("a plan needs the rows' positions");
         if ((index_heads != 1 && index_heads != kv_heads) || (index_rows != 1 && index_rows != rows))
           throw nb::value_error("index is not (kv_heads or 1, rows or 1, chosen)");
         call.queries = pointer<const float>(queries);
@@ -76,6 +79,7 @@ void tokloom::bind_attention(nb::module_& m) {
         call.threads = threads;
         call.split = parallel_for_torch;  // it is called between torch's own operations
         nb::gil_scoped_release unlocked;
+        if (plan) plan->apply(call);
         tokloom::attend(call);
       },
       nb::kw_only(), nb::arg("queries"), nb::arg("query_strides"), nb::arg("keys"), nb::arg("values"), nb::arg("out"),
@@ -85,7 +89,7 @@ void tokloom::bind_attention(nb::module_& m) {
       nb::arg("own") = 0, nb::arg("window") = 0, nb::arg("softcap") = 0.0f, nb::arg("index") = 0,
       nb::arg("chosen") = -1,
       nb::arg("index_heads") = 1, nb::arg("index_rows") = 1, nb::arg("weights") = 0, nb::arg("sums") = 0,
-      nb::arg("bases") = 0, nb::arg("holes") = 0, nb::arg("centres") = 0);
+      nb::arg("bases") = 0, nb::arg("holes") = 0, nb::arg("centres") = 0, nb::arg("plan") = nb::none());
 
   m.def(
       "quantize_groups",

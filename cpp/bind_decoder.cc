@@ -2,12 +2,14 @@
 #include "bind_decoder.h"
 
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +22,7 @@ using tokloom::Decoder;
 using tokloom::Destination;
 using tokloom::KVBuffer;
 using tokloom::Layer;
+using tokloom::LayerPlan;
 using tokloom::Linear;
 using tokloom::Norm;
 using tokloom::PackedMatrix;
@@ -42,6 +45,19 @@ std::vector<Destination> destinations_of(const Destinations& pairs, const Pass& 
   std::vector<Destination> to;
   for (const auto& [buffer, start] : pairs) to.push_back({buffer, start});
   return to;
+}
+
+using Plans = std::vector<std::vector<std::optional<LayerPlan*>>>;  // by layer and sequence; none at all: all dense
+
+std::vector<std::vector<LayerPlan*>> plans_of(const Plans& plans, const Decoder& decoder, const Pass& pass) {
+  std::vector<std::vector<LayerPlan*>> out(decoder.layers(), std::vector<LayerPlan*>(pass.sequences.size()));
+  if (plans.empty()) return out;
+  if (plans.size() != out.size()) throw nb::value_error("there are not plans for each layer");
+  for (size_t layer = 0; layer < out.size(); ++layer) {
+    if (plans[layer].size() != out[layer].size()) throw nb::value_error("there is not one plan for each sequence");
+    for (size_t i = 0; i < out[layer].size(); ++i) out[layer][i] = plans[layer][i].value_or(nullptr);
+  }
+  return out;
 }
 
 Norm norm_of(const NormArgument& norm) { return {pointer<const float>(norm.first), norm.second}; }
@@ -121,14 +137,15 @@ void tokloom::bind_decoder(nb::module_& m) {
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("layer"), nb::arg("step"), nb::arg("attended"))
       .def(
           "run",
-          [](const Decoder& self, const Pass& pass, const std::vector<Destinations>& to) {
+          [](const Decoder& self, const Pass& pass, const std::vector<Destinations>& to, const Plans& plans) {
             if (to.size() != self.layers()) throw nb::value_error("there are not destinations for each layer");
             std::vector<std::vector<Destination>> layers;
             for (const Destinations& layer : to) layers.push_back(destinations_of(layer, pass));
+            const auto laid_out = plans_of(plans, self, pass);
             nb::gil_scoped_release unlocked;
-            self.run(pass, layers);
+            self.run(pass, layers, laid_out);
           },
-          nb::arg("step"), nb::arg("to"))
+          nb::arg("step"), nb::arg("to"), nb::arg("plans") = Plans{})
       .def(
           "logits",
           [](const Decoder& self, const Pass& pass, size_t first, uintptr_t out) {

@@ -14,19 +14,13 @@
 namespace nb = nanobind;
 using tokloom::Reduce;
 using tokloom::ScoreCall;
+using tokloom::reduce_of;
 
 namespace {
 
 template <class T>
 T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
-}
-
-Reduce reduce_of(const std::string& name) {
-  if (name == "most") return Reduce::most;
-  if (name == "sum") return Reduce::sum;
-  if (name == "mass") return Reduce::mass;
-  throw nb::value_error(("reduce '" + name + "' is not one of most, sum, mass").c_str());
 }
 
 using Strides = std::pair<size_t, size_t>;
@@ -63,6 +57,14 @@ ScoreCall score_call(uintptr_t queries, Strides query_strides, size_t heads, siz
 }
 
 }  // namespace
+
+Reduce tokloom::reduce_of(const std::string& name) {
+  if (name == "most") return Reduce::most;
+  if (name == "sum") return Reduce::sum;
+  if (name == "mass") return Reduce::mass;
+  if (name == "each") return Reduce::each;
+  throw nb::value_error(("reduce '" + name + "' is not one of most, sum, mass, each").c_str());
+}
 
 void tokloom::bind_selection(nb::module_& m) {
   m.def(

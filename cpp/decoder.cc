@@ -146,7 +146,8 @@ void Decoder::attention_out(std::size_t index, const Pass& pass, const float* at
   each_row(pass, [&](std::size_t row) { join(layer.after_mlp, row); });
 }
 
-void Decoder::run(const Pass& pass, const std::vector<std::vector<Destination>>& to) const {
+void Decoder::run(const Pass& pass, const std::vector<std::vector<Destination>>& to,
+                  const std::vector<std::vector<LayerPlan*>>& plans) const {
   for (std::size_t index = 0; index < layers_.size(); ++index) {
     const Layer& layer = layers_[index];
     const std::size_t wide = layer.heads * layer.head_dim;
@@ -186,6 +187,7 @@ void Decoder::run(const Pass& pass, const std::vector<std::vector<Destination>>&
       call.out_row_stride = wide;
       call.threads = pass.threads;
       call.split = pass.split;
+      if (LayerPlan* plan = plans[index][i]) plan->apply(call);
       attend(call);
     }
     attention_out(index, pass, attended);

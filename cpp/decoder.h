@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kv_buffer.h"
+#include "layer_plan.h"
 #include "linear.h"
 
 namespace tokloom {
@@ -79,8 +80,9 @@ class Decoder {
   void attention_in(std::size_t index, const Pass& pass, const std::vector<Destination>& to, float* queries) const;
   // Second half: `attended` (rows, heads * head_dim) is what the attention gave.
   void attention_out(std::size_t index, const Pass& pass, const float* attended) const;
-  // Both and the core's attention between them, for all layers.
-  void run(const Pass& pass, const std::vector<std::vector<Destination>>& to) const;
+  // Both and the core's attention between them, for all layers. plans: by layer and sequence, nullptr for dense.
+  void run(const Pass& pass, const std::vector<std::vector<Destination>>& to,
+           const std::vector<std::vector<LayerPlan*>>& plans) const;
   // Logits after the rows [first, rows): (rows - first, vocabulary).
   void logits(const Pass& pass, std::size_t first, float* out) const;
 

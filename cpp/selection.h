@@ -14,6 +14,7 @@ enum class Reduce {
   most,  // the largest
   sum,
   mass,  // the sum of each head's softmax over the slots that its row may choose
+  each,  // not at all: a result for each query head
 };
 
 struct ScoreCall {
@@ -35,18 +36,28 @@ struct ScoreCall {
   const std::uint8_t* use = nullptr;  // (heads, rows): which heads have a say; nullptr: all
   Reduce reduce = Reduce::most;
   bool shared = false;  // one result for all KV heads
-  float* out;           // (shared ? 1 : kv_heads, rows, index ? chosen : count)
+  float* out;           // (results(), rows, index ? chosen : count)
   int threads = 1;
   ParallelFor split = parallel_for;
+
+  std::size_t results() const { return reduce == Reduce::each ? heads : shared ? 1 : kv_heads; }
 };
 
 void score_slots(const ScoreCall& call);
 
 // What is scored stands for slots: each place for one, or for a page of `page` consecutive ones.
+// What of a total for all layers a layer's row takes: its share by the entropy of its scores, which are shares of
+// something, over the logarithm of their number, beside that which later layers are expected to have.
+struct Density {
+  float later, most;  // most: that a row takes, in slots
+  float* left;        // (rows): of the total, in slots; what is taken is taken off
+};
+
 struct ChooseCall {
   ScoreCall score;         // its `out` is not used
   std::size_t k;           // places that a row takes at most
   const std::int32_t* counts = nullptr;  // (rows), each at most k; nullptr: k
+  const Density* density = nullptr;      // in place of counts
   // Single slots with scores that are shares of something: of the k best, best first, the fewest that hold this share of
   // all scores together; 0: all.
   float mass = 0;
@@ -56,7 +67,8 @@ struct ChooseCall {
   std::int32_t begin = 0;
   const std::int32_t* ends = nullptr;
   bool first = false;
-  std::int64_t* out;  // (score.shared ? 1 : kv_heads, rows, k * page): the slots, -1 for none
+  std::int64_t* out;  // (results, rows, k * page): the slots, -1 for none
+  std::size_t stride = 0;  // between rows of `out`; 0: they follow each other
 };
 
 void choose_slots(const ChooseCall& call);

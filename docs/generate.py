@@ -19,10 +19,10 @@ from typing import Any
 import typer
 
 from tokloom import registry
+from tokloom.card import Card
 from tokloom.cli import render
 from tokloom.cli.main import app
 from tokloom.grammar.json_schema import reference
-from tokloom.registry import Card
 
 ROOT = Path(__file__).parent.parent
 MARK = "<!-- Written by docs/generate.py from the code; change it there. -->\n\n"

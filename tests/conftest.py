@@ -15,10 +15,25 @@ from tokloom.models.language_model import LanguageModel
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the paper tier out unless `-m` names it: in addopts, `-m "not paper"` would be lost to any other `-m`."""
+    if "paper" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("paper")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> LanguageModel:
     """The default model, for tests marked `model`."""
     return tokloom.load("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def smollm2_torch() -> LanguageModel:
+    """The default model with torch's own linear layers."""
+    return tokloom.load("smollm2-135m", weights="torch")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from tokloom import Document, Engine, Sampling, registry
 from tokloom.decode.stage import Prepared, gives
 from tokloom.errors import CompositionError, SpecError
 from tokloom.models.language_model import LanguageModel
+from tokloom.spec import parse_spec
 
 NAMES = registry.names()
 POLICIES = [name for name in NAMES if registry.card(name).kind == "AttentionPolicy"]
@@ -65,7 +66,7 @@ def test_the_card_is_complete(name: str) -> None:
 def test_options_round_trip(name: str) -> None:
     cls = registry.get(name)
     built = cls(**REQUIRED.get(name, {}), **small(name))
-    again_name, options = registry.parse_spec(registry.spec_of(built))
+    again_name, options = parse_spec(registry.spec_of(built))
     assert again_name == name
     assert cls(**options) == built
     assert [f.name for f in fields(cls)] == [o.name for o in registry.card(name).options]

@@ -18,6 +18,7 @@ def test_stage_appends_a_row_and_its_wall_time() -> None:
     assert ledger.rows == [row]
     assert (row.stage, row.method) == ("context", "bubble")
     assert 0.01 <= row.seconds < 1
+    assert 0 < row.processor_seconds < row.seconds  # it slept
     assert row.tokens_per_second == 1000 / row.seconds
 
 

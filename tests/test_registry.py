@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 
 from tokloom import registry
+from tokloom.card import read_card
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
-from tokloom.registry import build, card, format_spec, make, method, names, parse_spec, read_card, spec_of, split_specs
+from tokloom.registry import build, card, make, method, names, spec_of
+from tokloom.spec import format_spec, parse_spec, split_specs
 
 SOURCE = Path(registry.__file__).parent.parent
 

@@ -95,6 +95,108 @@ class Pass:
         tapped: int = 0,
     ) -> None: ...
 
+class Index:
+    """What a plan scores: the layer's own keys, or an index of the policy's own. The caller keeps tensors alive.
+
+    Args:
+        scale: of scores; keys: (kv_heads, *, width) of `storage`, `head_stride` entries between heads, one entry for
+            each `page` slots from the first on; 0: the layer's keys.
+        map: how queries become those of the index: "own", as they are; "signs", [max(q, 0), min(q, 0)]; "elements",
+            those that `table`, int64 (heads, width), lists; "product" with `table`, float32 (heads, head_dim, width).
+        reduce, shared: as of `score_slots`; first: of pages, the first one is always taken.
+        use: bool (heads,), which query heads have a say; 0: all.
+        token_pages: (tokens of a page, tokens of a batch) of pages of similar keys, whose entries `keys` has; then
+            single tokens are chosen by their page's score. page_of: int64 (kv_heads, *), each token's page, and the
+            numbers between heads; consecutive: the entries of pages of consecutive tokens, which count after the last
+            whole batch, and how many there are between heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: float,
+        keys: int = 0,
+        storage: str = "fp32",
+        head_stride: int = 0,
+        width: int = 0,
+        page: int = 1,
+        map: str = "own",
+        table: int = 0,
+        reduce: str = "mass",
+        shared: bool = False,
+        first: bool = False,
+        use: int = 0,
+        token_pages: tuple[int, int] = (0, 0),
+        page_of: tuple[int, int] = (0, 0),
+        consecutive: tuple[int, int] = (0, 0),
+    ) -> None: ...
+    @property
+    def page(self) -> int: ...
+    @property
+    def shares(self) -> bool:
+        """Its scores are shares of attention, or sums of them."""
+
+class LayerPlan:
+    """What a selecting policy does in one layer and pass; nothing yet: it attends densely.
+
+    sink, local: how many of the first tokens and of the last ones before a row, itself included, are always attended.
+    """
+
+    def __init__(self, sink: int = 0, local: int = 1) -> None: ...
+    def hold(self, tensor: object) -> None:
+        """Keeps a tensor as long as the plan."""
+
+    def route(self, means: Index, active: int) -> None:
+        """From here on only the `active` query heads have a say with the largest sum of relu(q entry)."""
+
+    def narrow(self, index: Index, budget: int, ratio: float = 0.0) -> None:
+        """From here on only the best pages' slots are left: `ratio` of the pages, enough for `budget` slots and two
+        pages more; ratio 0: the best `budget` slots, and all heads have a say."""
+
+    def choose(self, index: Index, budget: int, mass: float = 0.0) -> None:
+        """The best slots, or as many pages as are in the budget; mass: as of `select_slots`."""
+
+    def choose_by_density(self, index: Index, later: float, most: float, left: int) -> None:
+        """As many of the best pages as are a row's share of `left`, float32 (rows,), by the density of their scores
+        beside the `later` ones, at most `most` slots; takes that off `left`."""
+
+    def choose_clusters(
+        self, centroids: Index, label: int, sizes: int, count: int, clusters: int, threshold: float
+    ) -> None:
+        """The slots of clusters whose score exp(q c) / sum of size exp(q c) is `threshold` in any head, and all slots
+        from `count` on. label: int64 (kv_heads, count); sizes: float32 (kv_heads, clusters)."""
+
+    def keep_while_similar(
+        self, similarity: float, query: int = 0, choice: int = 0, heads: int = 1, chosen: int = 0, parents: int = 0
+    ) -> None:
+        """An earlier choice, int64 (heads, chosen), goes on while the cosine of queries with the one that it was made
+        for, float32 (heads, head_dim), is at least this; in a tree, int32 `parents`, along its paths."""
+
+    def reuse(self, other: LayerPlan) -> None:
+        """Attends to what another layer chooses."""
+
+    def attend_densely(self) -> None:
+        """What is chosen is for others."""
+
+    @property
+    def dense(self) -> bool: ...
+    @property
+    def listed(self) -> int:
+        """After the pass: how many slots are attended to, over the heads and rows of `shape`; the own ones left out."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """After the pass: heads, rows and slots of the choice, and how many of these are sinks and local window."""
+
+    def copy_slots(self, out: int) -> None:
+        """After the pass: the choice, int64 (heads, rows, slots), -1 for none."""
+
+    @property
+    def query_floats(self) -> int: ...
+    def copy_queries(self, out: int) -> None:
+        """After the pass, with `keep_while_similar`: the queries that rows' choices were made for, float32 (rows,
+        heads, head_dim)."""
+
 class Decoder:
     """The layers of a Llama-like decoder over packed matrices; see models/fused_decoder.py.
 
@@ -128,8 +230,14 @@ class Decoder:
     def attention_out(self, layer: int, step: Pass, attended: int) -> None:
         """A layer from its attention on; `attended` is (rows, heads * head_dim) float32."""
 
-    def run(self, step: Pass, to: Sequence[Sequence[tuple[KVBuffer, int]]]) -> None:
-        """All layers with the core's own attention; `to` has for each what `attention_in` takes."""
+    def run(
+        self,
+        step: Pass,
+        to: Sequence[Sequence[tuple[KVBuffer, int]]],
+        plans: Sequence[Sequence[LayerPlan | None]] = (),
+    ) -> None:
+        """All layers with the core's own attention; `to` has for each what `attention_in` takes, `plans` what each
+        sequence's attention does, None for dense."""
 
     def logits(self, step: Pass, first: int, out: int) -> None:
         """Logits after the rows from `first` on, (rows - first, vocabulary) float32."""
@@ -171,6 +279,7 @@ def attend(
     bases: int = 0,
     holes: int = 0,
     centres: int = 0,
+    plan: LayerPlan | None = None,
 ) -> None:
     """Attention of few rows over the KV store of one sequence, causal by where the slots are.
 
@@ -191,6 +300,7 @@ def attend(
         softcap: if positive, scores become tanh(score / softcap) * softcap.
         index: int64 (index_heads, index_rows, chosen), kv_heads or 1 and rows or 1: the slots of the past to attend to,
             each at most once, -1 for none; own slots are attended to as well. A negative `chosen`: no index, all slots.
+        plan: chooses them instead; needs row_positions.
         weights: (heads, rows, count), to be filled with the probabilities; sums: (kv_heads, count), with their sums
             over rows and the heads of a group. Not together with `index`.
 
@@ -236,7 +346,8 @@ def score_slots(
         begin, ends: row r may choose slots of [begin, ends[r]), int32 (rows,); others get -inf. Left out: [0, count).
         index: int64 (kv_heads or 1, rows or 1, chosen): the slots that are scored, -1 for none; chosen -1: no index.
         use: uint8 (heads, rows): which heads have a say. Left out: all.
-        reduce: "most", "sum", or "mass", the sum of each head's softmax over what its row may choose.
+        reduce: "most", "sum", or "mass", the sum of each head's softmax over what its row may choose; "each" for a
+            result for each query head, (heads, rows, count or chosen).
         shared: one result for all KV heads, else one for each, over its group.
         out: (1 or kv_heads, rows, count or chosen).
     """

@@ -45,6 +45,8 @@ class Row:
     tokens_out: int | None = None
     forward_passes: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
+    """Of all threads of the process, also of other requests under way: on a busy machine steadier than `seconds`."""
     kv_bytes: int | None = None
     """Bytes of keys, values and positions held when the stage ended."""
     kv_bytes_peak: int | None = None
@@ -67,7 +69,7 @@ class Ledger:
 
     @contextmanager
     def stage(self, stage: str, method: str) -> Iterator[Row]:
-        """Appends a row and adds the wall time of the block to it, also when the block fails."""
+        """Appends a row and adds the time of the block to it, also when the block fails."""
         row = Row(stage, method)
         self.rows.append(row)
         with self.clock(row):
@@ -76,12 +78,13 @@ class Ledger:
     @staticmethod
     @contextmanager
     def clock(row: Row) -> Iterator[None]:
-        """Adds the wall time of the block to the row, also when the block fails."""
-        start = time.perf_counter()
+        """Adds the wall and processor time of the block to the row, also when the block fails."""
+        start, processor_start = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             row.seconds += time.perf_counter() - start
+            row.processor_seconds += time.process_time() - processor_start
 
     def row(self, stage: str) -> Row:
         """The row of a stage. Raises KeyError if the request did not pass it."""

@@ -9,15 +9,11 @@ method.
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -25,14 +21,13 @@ from typing import Any, TypeVar, dataclass_transform
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from tokloom.card import Card, read_card
 from tokloom.errors import ArgumentError, CompositionError, SpecError, UnknownNameError
+from tokloom.spec import format_spec, parse_spec
 
 STAGES = ("tokenize", "context", "attention", "decode", "train", "vision", "evaluate")
 ENTRY_POINT_GROUP = "tokloom.methods"
-SECTIONS = ("Paper", "Formula", "Shapes", "Effect", "Differs")
 
-_PAPER = re.compile(r"(?:P(?P<number>\d+)\. )?(?P<title>.+?)\.? arXiv:(?P<arxiv>\d{4}\.\d{4,5})", re.S)
-_SECTION = re.compile(rf"^({'|'.join(SECTIONS)}):", re.M)
 _DEFINED: dict[str, type] = {}  # every class that @method has seen, by public name
 
 T = TypeVar("T")
@@ -69,174 +64,6 @@ def method(*, stage: str) -> Any:
         return options  # type: ignore[return-value]
 
     return declare
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a method, as written in its source."""
-
-    name: str
-    type: str
-    default: str | None
-    doc: str
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a method says of itself.
-
-    `paper` is its number in the catalogue (None for a baseline or a paper outside it), `arxiv`
-    its arXiv id, `kind` the interface that it implements (the name of its last base class).
-    """
-
-    name: str
-    stage: str
-    kind: str
-    summary: str
-    paper: int | None
-    arxiv: str | None
-    title: str
-    effect: str
-    sections: dict[str, str]
-    options: tuple[Option, ...]
-    module: str
-    path: str
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "stage": self.stage,
-            "kind": self.kind,
-            "paper": f"P{self.paper}" if self.paper is not None else None,
-            "arxiv": self.arxiv,
-            "title": self.title,
-            "summary": self.summary,
-            "effect": self.effect,
-            "sections": self.sections,
-            "options": [vars(option) for option in self.options],
-        }
-
-
-def _literal(node: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
-
-
-def _method_class(tree: ast.Module) -> tuple[ast.ClassDef, str] | None:
-    for node in tree.body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for decorator in node.decorator_list:
-            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith("method"):
-                for keyword in decorator.keywords:
-                    if keyword.arg == "stage":
-                        return node, str(_literal(keyword.value))
-    return None
-
-
-def _default_source(node: ast.expr | None) -> str | None:
-    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Field"):
-        if node.args:
-            return ast.unparse(node.args[0])
-        for keyword in node.keywords:
-            if keyword.arg == "default":
-                return ast.unparse(keyword.value)
-            if keyword.arg == "default_factory":
-                return ast.unparse(keyword.value) + "()"
-        return None
-    return ast.unparse(node) if node is not None else None
-
-
-def _all_options(node: ast.ClassDef, tree: ast.Module) -> tuple[Option, ...]:
-    """The options of a class, after those of bases that it imports; its own take the place of a base's."""
-    found: dict[str, Option] = {}
-    imported = {
-        alias.asname or alias.name: (item.module, alias.name)
-        for item in tree.body
-        if isinstance(item, ast.ImportFrom) and item.module and not item.level
-        for alias in item.names
-    }
-    for base in node.bases:
-        module, name = imported.get(ast.unparse(base), ("", ""))
-        for inherited, whole in _base(module, name):
-            found |= {option.name: option for option in _all_options(inherited, whole)}
-    found |= {option.name: option for option in _options(node)}
-    return tuple(found.values())
-
-
-@cache
-def _base(module: str, name: str) -> list[tuple[ast.ClassDef, ast.Module]]:
-    """The definition of a base class in this package, if it is one whose fields are options."""
-    package, _, path = module.partition(".")
-    if package != "tokloom":
-        return []
-    tree = ast.parse((Path(__file__).parent / (path.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
-    return [
-        (node, tree)
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == name and "dataclass" in map(_called, node.decorator_list)
-    ]
-
-
-def _called(decorator: ast.expr) -> str:
-    name = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
-    return "dataclass" if name.endswith("dataclass") else name
-
-
-def _options(node: ast.ClassDef) -> Iterator[Option]:
-    for i, item in enumerate(node.body):
-        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
-            continue
-        kind = ast.unparse(item.annotation)
-        if kind.startswith("ClassVar"):
-            continue
-        doc = ""
-        if i + 1 < len(node.body):
-            after = node.body[i + 1]
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                doc = " ".join(str(after.value.value).split())
-        yield Option(item.target.id, kind, _default_source(item.value), doc)
-
-
-def _sections(docstring: str) -> tuple[str, dict[str, str]]:
-    parts = _SECTION.split(docstring)
-    summary = " ".join(parts[0].split())
-    texts = {}
-    for head, body in zip(parts[1::2], parts[2::2], strict=True):
-        lines = body.strip("\n").splitlines()
-        texts[head] = "\n".join(line.strip() if i == 0 else line for i, line in enumerate(lines)).strip()
-    return summary, texts
-
-
-def read_card(path: Path, module: str) -> Card | None:
-    """The card of the method in a source file; None if the file declares no method."""
-    source = path.read_text(encoding="utf-8")
-    if "method(" not in source:
-        return None
-    tree = ast.parse(source)
-    found = _method_class(tree)
-    if found is None:
-        return None
-    node, stage = found
-    summary, sections = _sections(ast.get_docstring(tree) or ast.get_docstring(node) or "")
-    paper = " ".join(sections.get("Paper", "").split())
-    match = _PAPER.match(paper)
-    return Card(
-        name=path.stem,
-        stage=stage,
-        kind=ast.unparse(node.bases[-1]).rpartition(".")[2] if node.bases else "",
-        summary=summary,
-        paper=int(match["number"]) if match and match["number"] else None,
-        arxiv=match["arxiv"] if match else None,
-        title=match["title"] if match else paper,
-        effect=" ".join(sections.get("Effect", "").split()),
-        sections=sections,
-        options=_all_options(node, tree),
-        module=module,
-        path=str(path),
-    )
 
 
 @cache
@@ -304,85 +131,6 @@ def get(name: str) -> type:
     if name not in _DEFINED:
         importlib.import_module(card(name).module)
     return _DEFINED[name]
-
-
-def _split(text: str, separator: str) -> list[str] | None:
-    """Splits at separators that lie outside brackets and double quotes; None if those don't close."""
-    parts, depth, quoted, escaped, start = [], 0, False, False, 0
-    for i, char in enumerate(text):
-        if quoted:
-            quoted = escaped or char != '"'
-            escaped = char == "\\" and not escaped
-        elif char == '"':
-            quoted = True
-        elif char in "[{(":
-            depth += 1
-        elif char in "]})":
-            depth -= 1
-            if depth < 0:
-                return None
-        elif char == separator and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    if depth or quoted:
-        return None
-    parts.append(text[start:])
-    return parts
-
-
-def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """``"name:key=value,key=value"`` as (name, options). A value in [, { or " is read as JSON, null as None."""
-    name, _, rest = spec.partition(":")
-    name = name.strip()
-    if not name:
-        raise SpecError("spec", spec, 'a text like "name" or "name:key=value,key=value"')
-    options: dict[str, Any] = {}
-    parts = _split(rest, ",") if rest.strip() else []
-    if parts is None:
-        raise SpecError("spec", spec, "brackets and quotes that close", "Put a text with brackets in double quotes.")
-    for part in parts:
-        key, equals, value = part.partition("=")
-        key, value = key.strip(), value.strip()
-        if not equals or not key.isidentifier():
-            raise SpecError("spec", spec, f'options like "key=value" after the colon, not {part!r}')
-        if key in options:
-            raise SpecError("spec", spec, f"each option once; {key!r} is given twice")
-        if value[:1] in ("[", "{", '"'):
-            try:
-                options[key] = json.loads(value)
-            except json.JSONDecodeError as error:
-                raise SpecError(f"{name}:{key}", value, f"JSON ({error})") from None
-        else:
-            options[key] = None if value == "null" else value
-    return name, options
-
-
-def split_specs(text: str) -> list[str]:
-    """``"a,b:x=1,y=2,c"`` as the specs a, b:x=1,y=2 and c. Raises SpecError if one of them is empty."""
-    parts = _split(text, ",")
-    if parts is None:
-        raise SpecError("specs", text, "brackets and quotes that close", "Put a text with brackets in double quotes.")
-    specs: list[str] = []
-    for part in parts:
-        key, equals, _ = part.partition("=")
-        if specs and equals and ":" not in key:  # a further option of the spec before
-            specs[-1] += f",{part}"
-        else:
-            specs.append(part.strip())
-    if not all(specs):
-        raise SpecError("specs", text, 'specs like "name" or "name:key=value", separated by commas')
-    return specs
-
-
-def format_spec(name: str, options: dict[str, Any]) -> str:
-    """The spec that `parse_spec` reads as these options (numbers come back as texts)."""
-    values = []
-    for key, value in options.items():
-        plain = isinstance(value, str) and value == value.strip() and value != "null"
-        if not plain or set(value) & set(',=:"[](){}'):
-            value = json.dumps(value, ensure_ascii=False, default=str)
-        values.append(f"{key}={value}")
-    return name + (":" + ",".join(values) if values else "")
 
 
 def _refusal(cls: Any, error: pydantic.ValidationError) -> SpecError:

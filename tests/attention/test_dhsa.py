@@ -143,11 +143,12 @@ def test_a_budget_without_room_for_a_chunk_is_refused() -> None:
 
 @pytest.mark.model
 def test_effect_reads_a_needle(smollm2: LanguageModel, alice: str) -> None:
-    """A number in the middle of the prompt is read with 15% of the tokens; sinks and recent tokens alone lose it."""
-    hay = alice[20000:23600]
-    prompt = f"{hay[:1800]} The magic number of the garden is 7315. {hay[1800:]}\nThe magic number of the garden is"
+    """A number in the middle of the prompt is read with 12% of the tokens; sinks and recent tokens alone lose it
+    (measured: -0.5 and -16.8 nats)."""
+    hay = alice[20000:21800]
+    prompt = f"{hay[:900]} The magic number of the garden is 7315. {hay[900:]}\nThe magic number of the garden is"
     digits = slice(1, None)  # the first token is the space
-    found = Engine(smollm2, attention="dhsa:budget=128,prompt=false").score(prompt, " 7315")
+    found = Engine(smollm2, attention="dhsa:budget=64,prompt=false").score(prompt, " 7315")
     control = Engine(smollm2, attention="h2o:budget=128,recent=1,interval=8").score(prompt, " 7315")
     assert max(found.ranks[digits]) == 0
     assert sum(control.logprobs[digits]) < sum(found.logprobs[digits]) - 2

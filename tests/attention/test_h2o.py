@@ -117,28 +117,28 @@ def test_options_that_contradict_each_other() -> None:
 
 @pytest.mark.model
 def test_effect_bytes_fall_and_text_stays_near_dense(smollm2: LanguageModel, alice: str) -> None:
-    """At a quarter of the cache: held bytes fall to the budget's share, and the continuation of a book is
-    predicted better than by as many recent tokens alone."""
-    prompt, continuation = alice[20000:23000], alice[23000:23300]
+    """At a fifth of the cache: held bytes fall to the budget's share, and the continuation of a book is
+    predicted better than by as many recent tokens alone (measured: dense 3.41 nats, H2O 3.50, recent tokens 5.26)."""
+    prompt, continuation = alice[20000:21600], alice[21600:21800]
     scores = {
-        name: Engine(smollm2, attention=spec).score(prompt, continuation)
+        name: Engine(smollm2, attention=spec, prefill_chunk=256).score(prompt, continuation)
         for name, spec in {
             "dense": "dense",
-            "h2o": "h2o:budget=192,interval=8",
-            "recent": "h2o:budget=192,interval=8,recent=1.0",
+            "h2o": "h2o:budget=96,interval=8",
+            "recent": "h2o:budget=96,interval=8,recent=1.0",
         }.items()
     }
     loss = {name: -sum(score.logprobs) / len(score.logprobs) for name, score in scores.items()}
     assert loss["dense"] < loss["recent"]
     assert loss["h2o"] < loss["recent"]
     rows = {name: score.ledger.row("attention") for name, score in scores.items()}
-    assert rows["h2o"].counts["held"] <= 192
+    assert rows["h2o"].counts["held"] <= 96
     assert rows["h2o"].kv_bytes < 0.5 * rows["dense"].kv_bytes
 
 
 @pytest.mark.model
 def test_with_token_recycling_the_text_stays_the_same(smollm2: LanguageModel, alice: str) -> None:
-    prompt, sampling = alice[20000:22000], Sampling(max_new_tokens=48)
+    prompt, sampling = alice[20000:21000], Sampling(max_new_tokens=48)
     plain = Engine(smollm2, attention="h2o:budget=128,interval=16").generate(prompt, sampling=sampling)
     drafted = Engine(smollm2, attention="h2o:budget=128,interval=16", drafter="token_recycling").generate(
         prompt, sampling=sampling

@@ -149,10 +149,11 @@ def test_effect_pages_hold_more_of_the_attention_than_pages_by_position(smollm2:
 
 @pytest.mark.model
 def test_effect_reads_a_needle(smollm2: LanguageModel, alice: str) -> None:
-    hay = alice[20000:23600]
-    prompt = f"{hay[:1800]} The magic number of the garden is 7315. {hay[1800:]}\nThe magic number of the garden is"
+    """Measured: -0.2 nats, and -16.8 with as many recent tokens and more."""
+    hay = alice[20000:21800]
+    prompt = f"{hay[:900]} The magic number of the garden is 7315. {hay[900:]}\nThe magic number of the garden is"
     digits = slice(1, None)  # the first token is the space
-    found = Engine(smollm2, attention="ice_cache:budget=128").score(prompt, " 7315")
+    found = Engine(smollm2, attention="ice_cache:budget=64").score(prompt, " 7315")
     control = Engine(smollm2, attention="h2o:budget=128,recent=1,interval=8").score(prompt, " 7315")
     assert max(found.ranks[digits]) == 0
     assert sum(control.logprobs[digits]) < sum(found.logprobs[digits]) - 2

@@ -10,16 +10,17 @@ from tokloom.attention.selection import Selecting
 from tokloom.evaluate.needle import Needle
 from tokloom.models.language_model import LanguageModel
 
-BUDGET = 160
+BUDGET = 80
 INDEXES = ("fasa", "hisa", "misa", "quest", "rtpurbo", "act_qkv")
 
 
 @pytest.mark.model
 def test_recall_of_the_dense_top_k(smollm2: LanguageModel, alice: str) -> None:
     """Every index finds far more of the dense top-k than slots drawn at random would; top-p holds nearly all of its
-    attention with fewer slots."""
+    attention with fewer slots. Measured: recall of 0.30 (rtpurbo) to 0.79 (hisa), 0.05 at random; top-p holds 0.99 of
+    the attention with 0.90 of the slots."""
     options = f"budget={BUDGET},sink=4,local=32"
-    text = alice[20_000:26_000]
+    text = alice[20_000:23_000]
     exact = registry.build(f"select:{options}", Selecting, "exact")
     others = {name: registry.build(f"{name}:{options}", Selecting, name) for name in (*INDEXES, "top_p")}
     found = compare(smollm2, text, exact, others)
@@ -32,18 +33,18 @@ def test_recall_of_the_dense_top_k(smollm2: LanguageModel, alice: str) -> None:
 
 
 def digits_right(model: LanguageModel, spec: str) -> float:
-    """Of one needle in the middle of 960 tokens."""
-    task = Needle(length=960, generate=False, repeats=1, depths=(0.5,))
+    """Of one needle in the middle of 480 tokens."""
+    task = Needle(length=480, generate=False, repeats=1, depths=(0.5,))
     (example,) = task.examples(model)
     return task.run(Engine(model, attention=spec), example).scores["digit_accuracy"]
 
 
 @pytest.mark.model
 def test_needles_are_out_of_reach_of_recent_tokens(smollm2: LanguageModel) -> None:
-    assert digits_right(smollm2, "streaming_llm:budget=96") < 0.5
+    assert digits_right(smollm2, "streaming_llm:budget=48") < 0.5
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("method", ["select", "fasa", "hisa", "quest", "rtpurbo", "tidal_decode"])
 def test_needles_at_a_tenth_of_the_slots(smollm2: LanguageModel, method: str) -> None:
-    assert digits_right(smollm2, f"{method}:budget=96") >= 0.95
+    assert digits_right(smollm2, f"{method}:budget=48") >= 0.95

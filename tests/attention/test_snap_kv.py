@@ -106,14 +106,15 @@ def test_options_that_contradict_each_other() -> None:
 
 @pytest.mark.model
 def test_effect_the_question_finds_its_needle(smollm2: LanguageModel) -> None:
-    """The window holds the question: at a quarter of the slots the number is far likelier than with position alone."""
-    examples = list(Needle(length=640, repeats=1, depths=(0.3, 0.5, 0.7)).examples(smollm2))
+    """The window holds the question: at a quarter of the slots the number is far likelier than with position alone
+    (measured: 22.4 nats for three numbers, and 33.5)."""
+    examples = list(Needle(length=320, repeats=1, depths=(0.3, 0.5, 0.7)).examples(smollm2))
     loss = {}
-    for spec in ("snap_kv:budget=160", "streaming_llm:budget=160"):
+    for spec in ("snap_kv:budget=80", "streaming_llm:budget=80"):
         engine = Engine(smollm2, attention=spec, prefill_chunk=1024)
         scored = [engine.score(example.prompt or "", f" {example.answers[0]}") for example in examples]
         loss[spec] = -sum(sum(score.logprobs) for score in scored)
-    assert loss["snap_kv:budget=160"] < 0.8 * loss["streaming_llm:budget=160"]
+    assert loss["snap_kv:budget=80"] < 0.8 * loss["streaming_llm:budget=80"]
 
 
 @pytest.mark.model

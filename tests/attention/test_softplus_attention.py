@@ -81,8 +81,10 @@ def test_bad_powers_are_refused() -> None:
 
 @pytest.mark.model
 def test_effect_small_powers_cost_little_and_softplus_needs_training(smollm2: LanguageModel, alice: str) -> None:
+    """Measured, in nats: 3.44 dense, 3.47 with the default's power, 4.68 with softplus in place of the exponential."""
+
     def loss(spec: str) -> float:
-        score = Engine(smollm2, attention=spec).score(alice[20000:22400], alice[22400:22500])
+        score = Engine(smollm2, attention=spec).score(alice[20000:21000], alice[21000:21080])
         return -sum(score.logprobs) / len(score.logprobs)
 
     dense = loss("dense")

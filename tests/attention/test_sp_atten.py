@@ -138,15 +138,18 @@ def test_a_prefix_that_is_used_again_changes_nothing(tiny_llama: LanguageModel) 
 
 @pytest.mark.model
 def test_effect_importance_keeps_text_nearer_to_dense_than_recency(smollm2: LanguageModel, alice: str) -> None:
-    """In the same cascade; with half of the values left out it stays so, and few pairs are attended."""
-    prompt, continuation = alice[20000:23000], alice[23000:23250]
+    """In the same cascade; with half of the values left out it stays so, and few pairs are attended.
+
+    Measured, in nats: 4.13 by importance, 6.63 by recency, 4.19 with half of the values, 4.75 with fewer heads; 0.07
+    of the pairs."""
+    prompt, continuation = alice[20000:21600], alice[21600:21760]
     loss, pairs = {}, {}
-    for spec in ("budget=208", "budget=208,recent=1", "budget=208,values=0.5", "budget=208,heads=0.67"):
-        score = Engine(smollm2, attention=f"sp_atten:{spec}").score(prompt, continuation)
+    for spec in ("budget=112", "budget=112,recent=1", "budget=112,values=0.5", "budget=112,heads=0.67"):
+        score = Engine(smollm2, attention=f"sp_atten:{spec}", prefill_chunk=256).score(prompt, continuation)
         counts = score.ledger.row("attention").counts
         loss[spec] = -sum(score.logprobs) / len(score.logprobs)
         pairs[spec] = counts["attended"] / counts["attendable"]
-    assert loss["budget=208"] < loss["budget=208,recent=1"] - 0.2
-    assert abs(loss["budget=208"] - loss["budget=208,values=0.5"]) < 0.15
-    assert loss["budget=208,heads=0.67"] > loss["budget=208"] + 0.2
-    assert pairs["budget=208"] < 0.15
+    assert loss["budget=112"] < loss["budget=112,recent=1"] - 0.2
+    assert abs(loss["budget=112"] - loss["budget=112,values=0.5"]) < 0.15
+    assert loss["budget=112,heads=0.67"] > loss["budget=112"] + 0.2
+    assert pairs["budget=112"] < 0.15

@@ -41,14 +41,15 @@ def test_sinks_must_fit_the_budget() -> None:
 
 @pytest.mark.model
 def test_effect_without_sinks_the_model_breaks_down(smollm2: LanguageModel, alice: str) -> None:
-    """As many slots with and without the first four tokens; with them the loss is near the dense one's."""
-    prompt, continuation = alice[20000:22000], alice[22000:22200]
+    """As many slots with and without the first four tokens; with them the loss is near the dense one's (measured, in
+    nats: 3.35 dense, 3.48 with them, 3.99 without)."""
+    prompt, continuation = alice[20000:21000], alice[21000:21120]
     loss = {}
-    for spec in ("dense", "streaming_llm:budget=128", "streaming_llm:budget=128,sink=0"):
-        score = Engine(smollm2, attention=spec).score(prompt, continuation)
+    for spec in ("dense", "streaming_llm:budget=96", "streaming_llm:budget=96,sink=0"):
+        score = Engine(smollm2, attention=spec, prefill_chunk=256).score(prompt, continuation)
         loss[spec] = -sum(score.logprobs) / len(score.logprobs)
         if spec != "dense":
-            assert score.ledger.row("attention").counts["held"] <= 128
+            assert score.ledger.row("attention").counts["held"] <= 96
     dense, with_sinks, without = loss.values()
     assert dense < with_sinks < without
     assert with_sinks - dense < 0.5 * (without - dense)

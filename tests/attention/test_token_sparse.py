@@ -102,8 +102,10 @@ def test_decoding_is_dense_and_trees_are_lossless(tiny_llama: LanguageModel) -> 
 
 @pytest.mark.model
 def test_effect_saves_work_at_little_loss(smollm2: LanguageModel, alice: str) -> None:
-    """A quarter of the layers sparse at 99% coverage: the next tokens' loss stays near to dense; not so at 80%."""
-    prompt, after = alice[20000:23600], alice[23600:23700]
+    """A quarter of the layers sparse at 99% coverage: the next tokens' loss stays near to dense; not so at 80%.
+
+    Measured: 2.02 nats dense, 1.99 with 0.89 of the pairs, 2.79 with 0.75 of them."""
+    prompt, after = alice[40000:41800], alice[41800:41880]
 
     def measured(spec: str) -> tuple[float, float]:
         engine = Engine(smollm2, attention=spec, prefill_chunk=2048)

@@ -72,12 +72,13 @@ def test_the_tree_must_have_room() -> None:
 @pytest.mark.model
 def test_effect_perplexity_below_position_only_eviction(smollm2: LanguageModel, alice: str) -> None:
     """An eighth of the slots of a book's passage: its continuation is predicted better than from sinks and as many
-    recent tokens."""
+    recent tokens (measured: 2.76 nats and 2.91)."""
     loss = []
-    for spec in ("tree_kv:budget=128", "streaming_llm:budget=128"):
-        score = Engine(smollm2, attention=spec).score(alice[60000:64000], alice[64000:64400])
+    for spec in ("tree_kv:budget=64", "streaming_llm:budget=64"):
+        engine = Engine(smollm2, attention=spec, prefill_chunk=256)
+        score = engine.score(alice[60000:62000], alice[62000:62200])
         loss.append(-sum(score.logprobs) / len(score.logprobs))
-        assert score.ledger.row("attention").counts["held"] <= 128
+        assert score.ledger.row("attention").counts["held"] <= 64
     assert loss[0] < loss[1] - 0.03
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import tokloom
 from tests.cli.fake_engine import Run
+from tokloom import registry
 from tokloom.models.language_model import LanguageModel
 
 
@@ -32,6 +33,17 @@ def test_a_hidden_number_by_default(run: Run, tmp_path: Path) -> None:
     assert "special magic number" in re.sub(r"</?i[^>]*>", "", text)
     for title in ("dense attention weighs", "token_select:budget=40,sink=2,local=8", "streaming_llm:budget=40"):
         assert f"{title}</h2>" in text
+
+
+def test_every_method_of_the_stage_is_on_the_page(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    text = "one two three four " * 30
+    done = run("heatmap", text, "--continuation", " five six", "--budget", "96", "--out", str(path))
+    assert done.code == 0, done.err
+    text = path.read_text(encoding="utf-8")
+    for name in set(registry.names("attention")) - {"dense"}:
+        assert re.search(rf"\b{name}\b", text), name
+    assert "giraffe: it changes positions" in re.sub("<[^>]*>", "", text)
 
 
 def test_a_text_of_ones_own(run: Run, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from hypothesis import given
 from rich.console import Console, RenderableType
 
 from tests.cli.fake_engine import sample_result
+from tokloom.card import Card, Option
 from tokloom.cli import render
 from tokloom.context.stage import Document, Selection, Span
 from tokloom.ledger import Ledger, Row, Saving
-from tokloom.registry import Card, Option
 
 
 def text_of(renderable: RenderableType, width: int = 80) -> str:

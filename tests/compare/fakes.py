@@ -81,15 +81,15 @@ class FakeEngine:
         if documents is not None:
             selection = Selection(tuple(Span(d, 0, len(d.text)) for d in documents))
             size = sum(self.model.count(d.text) for d in documents)
-            rows.append(Row("context", "fake", tokens_in=size, tokens_out=size, seconds=0.125))
+            rows.append(Row("context", "fake", tokens_in=size, tokens_out=size, seconds=0.125, processor_seconds=0.25))
         budget = self.contender.budget if self.contender is not None else None
         held = budget or 100
         rows += [
             Row("tokenize", "model", tokens_out=self.model.count(prompt), seconds=0.0),
-            Row("attention", "fake", seconds=0.25, kv_bytes=held * 1024, kv_bytes_peak=held * 2048,
-                counts={"seen": 100, "held": held, "attended": held * 3, "attendable": 300}),
+            Row("attention", "fake", seconds=0.25, processor_seconds=0.5, kv_bytes=held * 1024,
+                kv_bytes_peak=held * 2048, counts={"seen": 100, "held": held, "attended": held * 3, "attendable": 300}),
             Row("decode", "fake", tokens_out=len(tokens), forward_passes=len(tokens) - 1, seconds=0.5,
-                counts={"drafted": 0, "accepted": 0}),
+                processor_seconds=1.0, counts={"drafted": 0, "accepted": 0}),
         ]  # fmt: skip
         return Result(text, tokens, self.model.count(prompt), "end", Ledger(rows), selection)
 

@@ -19,7 +19,8 @@ def test_costs_of_an_answer() -> None:
     assert costs_of(result) == {
         "prompt_tokens": 2, "generated_tokens": 3, "document_tokens": 4, "kv_bytes": 102400, "kv_bytes_peak": 204800,
         "seen": 100, "held": 100, "attended": 300, "attendable": 300, "forward_passes": 2, "drafted": 0, "accepted": 0,
-        "seconds": 0.875, "seconds_context": 0.125, "seconds_prefill": 0.25, "seconds_decode": 0.5,
+        "seconds": 0.875, "processor_seconds": 1.75, "seconds_context": 0.125,
+        "seconds_prefill": 0.25, "seconds_decode": 0.5,
     }  # fmt: skip
 
 

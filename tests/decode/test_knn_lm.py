@@ -115,11 +115,12 @@ def test_wrong_datastores_are_refused(path: Path, tiny_qwen3: LanguageModel, tin
 
 @pytest.mark.model
 def test_effect_perplexity_falls_on_the_same_book(smollm2: LanguageModel, alice: str, tmp_path: Path) -> None:
-    """A datastore of two thousand tokens before a page lowers the page's perplexity; keys of another text (the control)
-    raise it, and a temperature below 1 is worse than the one that was tuned."""
-    for name, text in (("same", alice[8000:16000]), ("other", "The baker lives in house 7. It is quiet. " * 60)):
+    """A datastore of a thousand tokens before a page lowers the page's perplexity; keys of another text (the control)
+    raise it, and a temperature below 1 is worse than the one that was tuned (measured: 26.66 without, 23.98 with it,
+    29.21 with the control, 26.67 with the low temperature)."""
+    for name, text in (("same", alice[12000:16000]), ("other", "The baker lives in house 7. It is quiet. " * 55)):
         KnnLM(datastore=str(tmp_path / name)).prepare(smollm2, [text])
-    tokens = smollm2.encode(alice[16000:17500])
+    tokens = smollm2.encode(alice[16000:16700])
 
     def perplexity(**options: float | str) -> float:
         prediction = KnnLM(**options).start(Host(smollm2, Dense(), 0, kv=None, prefill_chunk=512))

@@ -38,10 +38,10 @@ def test_chances_follow_the_hits() -> None:
     before = propose(state, text)
     assert paths(before)[:2] == [(4,), (4, 5)]
     for _ in range(40):
-        state.judge(before, [0])
+        state.judge([(before.marks[0], False)])
     assert propose(state, text).chances[0] < 0.2
     for _ in range(200):
-        state.judge(before, list(range(len(before) + 1)))
+        state.judge([(mark, True) for mark in before.marks])
     assert propose(state, text).chances[-1] > 0.7
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.attention.test_attend import some_tokens, step_at
+from tests.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
 from tokloom.attention.dense import Dense
 from tokloom.attention.tidal_decode import TidalDecode
@@ -20,29 +21,13 @@ from tokloom.models.language_model import LanguageModel
 SPEC = 'self_speculation:attention="token_select:budget=24,sink=2,local=8",least=1,threshold=0,depth=5'
 
 
-def _always(engine: Engine) -> Engine:
-    """Drafts whenever it can: the clock is not asked."""
-    assert engine._drafting is not None
-    engine._drafting.pace = _Open()  # type: ignore[assignment]
-    return engine
-
-
-class _Open:
-    open = True
-
-    def begin(self) -> None: ...
-
-    def asked(self) -> None: ...
-
-    def end(self, drafted: bool, tokens: int) -> None: ...
-
-
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_text_equals_plain_decoding(tiny_llama: LanguageModel, temperature: float) -> None:
     sampling = Sampling(max_new_tokens=30, temperature=temperature, seed=3)
     prompt = tiny_llama.decode(some_tokens(tiny_llama, 60))
     plain = Engine(tiny_llama).generate(prompt, sampling=sampling)
-    engine = _always(Engine(tiny_llama, drafter=SPEC))
+    engine = Engine(tiny_llama, drafter=SPEC)
+    always_draft(engine)
     drafted = engine.generate(prompt, sampling=sampling)
     assert drafted.tokens == plain.tokens
     assert drafted.ledger.row("decode").counts["drafted"] > 0

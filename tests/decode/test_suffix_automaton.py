@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from tests.decode.drafts import FAKE, paths, propose
 from tests.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
-from tokloom.decode.suffix_automaton import LENGTHS, Automaton, SuffixAutomaton, kind_of
+from tokloom.decode.suffix_automaton import FIRST, LENGTHS, MATCHES, Automaton, SuffixAutomaton, Text, kind_of
 from tokloom.models.language_model import LanguageModel
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=40)
@@ -23,31 +25,55 @@ def longest_earlier(text: list[int]) -> int:
     return 0
 
 
+def extended(automaton: Automaton, tokens: list[int]) -> Text:
+    text = Text()
+    automaton.extend(text, tokens)
+    return text
+
+
 @given(texts)
-def test_own_matches_are_earlier_places_of_the_longest_suffix(text: list[int]) -> None:
+def test_own_matches_are_earlier_places_of_the_longest_suffix(tokens: list[int]) -> None:
     automaton = Automaton()
-    automaton.extend(text)
-    matches = automaton.own_matches()
-    assert (matches[0][0] if matches else 0) == longest_earlier(text)
-    assert [size for size, _ in matches] == sorted({size for size, _ in matches}, reverse=True)
-    for size, place in matches:
-        assert size <= place < len(text)
-        assert text[place - size : place] == text[-size:]
+    text = extended(automaton, tokens)
+    matches = automaton.matches(text)
+    assert (matches[0].size if matches else 0) == longest_earlier(tokens)
+    assert [size for size, *_ in matches] == sorted({size for size, *_ in matches}, reverse=True)
+    for size, source, place, _ in matches:
+        assert source is text
+        assert size <= place < len(tokens)
+        assert tokens[place - size : place] == tokens[-size:]
     if matches:  # the latest such place
-        size, place = matches[0]
-        assert place == max(i for i in range(size, len(text)) if text[i - size : i] == text[-size:])
+        size, _, place, _ = matches[0]
+        assert place == max(i for i in range(size, len(tokens)) if tokens[i - size : i] == tokens[-size:])
 
 
-@given(texts, texts)
-def test_matches_of_another_text_are_its_longest_suffix(text: list[int], other: list[int]) -> None:
+@given(st.lists(texts, min_size=1, max_size=3), st.lists(st.integers(0, 2), max_size=8))
+def test_matches_over_several_texts_that_grow_in_turn_are_the_longest(given: list[list[int]], turns: list[int]) -> None:
+    """The longest suffix of each text that is followed by something, in it or in another."""
     automaton = Automaton()
-    automaton.extend(text)
-    spelled = ["".join(map(str, tokens)) for tokens in (text, other)]
-    longest = max((n for n in range(1, len(other) + 1) if spelled[1][-n:] in spelled[0]), default=0)
-    matches = automaton.matches(other)
-    assert (matches[0][0] if matches else 0) == longest
-    for size, place in matches:
-        assert text[place - size : place] == other[-size:]
+    grown = [Text() for _ in given]
+    for turn, which in enumerate([*turns, *range(len(given))]):
+        text, whole = grown[which % len(given)], given[which % len(given)]
+        done = len(text.tokens)
+        automaton.extend(text, whole[done:] if turn >= len(turns) else whole[done : done + 3])
+    assert [text.tokens for text in grown] == given
+    for text in grown:
+        longest = max(
+            (
+                size
+                for size in range(1, len(text.tokens) + 1)
+                for other in grown
+                for end in range(size, len(other.tokens))
+                if other.tokens[end - size : end] == text.tokens[-size:]
+            ),
+            default=0,
+        )
+        matches = automaton.matches(text)
+        assert len(matches) <= MATCHES
+        assert (matches[0].size if matches else 0) == longest
+        for size, source, place, state in matches:
+            assert source.tokens[place - size : place] == text.tokens[-size:]
+            assert source.tokens[place] in automaton.follow[state]
 
 
 @given(st.lists(texts, max_size=4), texts, st.integers(1, 3), st.integers(1, 5))
@@ -73,34 +99,47 @@ def test_every_branch_follows_an_ending_of_the_text(
 
 @given(st.lists(texts, min_size=1, max_size=3))
 def test_a_text_that_grows_is_one_automaton_and_requests_may_interleave(begun: list[list[int]]) -> None:
-    together = SuffixAutomaton(texts=8).start(FAKE)
+    together: Any = SuffixAutomaton(texts=8).start(FAKE)
     grown = [[10 + i, *text] for i, text in enumerate(begun)]  # first tokens that tell the requests apart
     for end in range(1, max(map(len, grown)) + 1):
         for text in grown:
             propose(together, text[:end])
-    assert sorted(automaton.tokens for automaton in together.automata) == sorted(grown)  # type: ignore[attr-defined]
+    assert sorted(text.tokens for text in together.texts) == sorted(grown)
 
 
-def test_the_oldest_text_is_forgotten() -> None:
-    state = SuffixAutomaton(texts=2).start(FAKE)
-    for first in (7, 8, 9):
+def test_the_oldest_texts_are_forgotten_together() -> None:
+    state: Any = SuffixAutomaton(texts=2).start(FAKE)
+    for first in range(10, 14):
         propose(state, [first, 1, 2, 3, first])
-    assert paths(propose(state, [20, 7])) == []
-    assert (1, 2, 3, 9) in paths(propose(state, [21, 9]))
+    assert (1, 2, 3, 10) in paths(
+        propose(state, [30, 10])
+    )  # twice as many as are kept may be there, and the one at work
+    assert paths(propose(state, [31, 11])) == []  # now only the last two before it
+    assert (1, 2, 3, 13) in paths(propose(state, [31, 11, 13]))
+    none: Any = SuffixAutomaton(texts=0).start(FAKE)
+    for first in (7, 8):
+        propose(none, [first, 1, 2, 3, first])
+    assert [text.tokens[0] for text in none.texts] == [8]
 
 
 def test_a_restored_state_drafts_alike() -> None:
     state, fresh = SuffixAutomaton().start(FAKE), SuffixAutomaton().start(FAKE)
     for text in ([1, 2, 3, 4, 1, 2], [5, 6, 7, 5]):
-        state.judge(propose(state, text), [0, 1])
+        state.judge([(mark, True) for mark in propose(state, text).marks])
     fresh.restore(state.arrays())
     assert propose(fresh, [9, 2, 3]) == propose(state, [9, 2, 3])
     SuffixAutomaton().start(FAKE).restore(SuffixAutomaton().start(FAKE).arrays())
 
 
-@pytest.mark.parametrize("length", range(1, 40))
-def test_kinds_grow_with_the_match(length: int) -> None:
-    assert kind_of(length) == max(kind for kind, least in enumerate(LENGTHS) if length >= least)
+def test_kinds_grow_with_the_match() -> None:
+    kinds = [kind_of(length, 1, 1, 0) for length in range(1, 40)]
+    assert sorted(set(kinds)) == kinds[:1] + sorted(set(kinds[1:]))
+    assert len(set(kinds)) == len(LENGTHS)
+    every = {
+        kind_of(length, followers, seen, before)
+        for length in LENGTHS for followers in (1, 2, 3, 9) for seen in (1, 2, 5) for before in (0, 1, 3)
+    }  # fmt: skip
+    assert every == set(range(len(FIRST)))
 
 
 @pytest.mark.model

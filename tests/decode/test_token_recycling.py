@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tokloom import Engine, Sampling
 from tokloom.decode.stage import DraftRequest, DraftTree, Verified
 from tokloom.decode.token_recycling import TokenRecycling
+from tokloom.engine.cost_curve import WIDTHS, CostCurve, LiveCurve
+from tokloom.engine.pace import Pace
 from tokloom.models.language_model import LanguageModel
 
 VOCABULARY = 20
@@ -101,15 +103,26 @@ def test_the_text_is_that_of_plain_decoding(family: str, sampling: Sampling, req
 
 def always_draft(engine: Engine) -> None:
     """Makes every width cost the same and never rests, so that the whole tree is always worth verifying."""
-    from tokloom.engine.cost_curve import WIDTHS, CostCurve
-    from tokloom.engine.drafting import Pace
-
-    class Open(Pace):
-        open = True
-
     assert engine._drafting is not None
-    engine._drafting._curve = CostCurve(dict.fromkeys(WIDTHS, 1.0))
+    engine._drafting._curve = Fixed(CostCurve(dict.fromkeys(WIDTHS, 1.0)))
     engine._drafting.pace = Open()
+
+
+class Fixed(LiveCurve):
+    """Costs that are what they are said to be, whatever passes take."""
+
+    def fork(self) -> LiveCurve:
+        return self
+
+    def note(self, rows: int, seconds: float) -> None:
+        """The clock is not asked."""
+
+
+class Open(Pace):
+    """Never rests."""
+
+    def pays(self, worth: float) -> bool:
+        return True
 
 
 @pytest.mark.model
@@ -132,11 +145,31 @@ def test_the_prompt_gives_the_latest_followers(prompt: list[int]) -> None:
     followers: dict[int, list[int]] = defaultdict(list)
     for token, follower in pairwise(prompt):
         followers[token] = [follower, *(f for f in followers[token] if f != follower)][:3]
-    for token in range(VOCABULARY):
-        assert [t for t in state.matrix[token].tolist() if t >= 0] == followers[token]
+    assert {token: known for token, (known, _) in state.rows.items()} == followers
 
 
 def test_without_the_prompt_nothing_is_known() -> None:
     state = started(prompt=False)
     state.read([1, 2, 3, 1, 2])
     assert len(propose(state, [1], 10)) == 0
+
+
+def test_a_row_that_came_twice_alike_is_surer_and_tokens_may_lie_beyond_the_vocabulary() -> None:
+    """Drafts of bytes have their own ids, more than a tiny model's vocabulary has."""
+    state = started()
+    logits = torch.zeros(1, VOCABULARY)
+    logits[0, 7] = 3.0
+    for certainty in (6, 7):
+        observe(state, [255], logits)
+        assert state.rows[255][0][0] == 7
+        assert state.rows[255][1] == certainty
+    assert propose(state, [255], 1).tokens == (7,)
+
+
+def test_the_state_comes_back_from_arrays() -> None:
+    state, fresh = started(candidates=3), started(candidates=3)
+    state.read([1, 2, 3, 1, 2, 4, 2])
+    observe(state, [2], torch.arange(VOCABULARY, dtype=torch.float32)[None])
+    fresh.restore(state.arrays())
+    assert fresh.rows == state.rows
+    assert propose(fresh, [1], 9) == propose(state, [1], 9)

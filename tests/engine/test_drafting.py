@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,11 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.decode.test_token_recycling import Fixed, always_draft
 from tokloom import Engine, Sampling, registry
 from tokloom.attention.step import Step
 from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, DraftTree, Verified
-from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
-from tokloom.engine.drafting import Drafting, Pace
+from tokloom.engine.acceptance import Acceptance, Following
+from tokloom.engine.cost_curve import CostCurve
+from tokloom.engine.drafting import Drafting
 from tokloom.engine.loop import Decoding
 from tokloom.errors import ArgumentError, DocumentError
 from tokloom.models.language_model import LanguageModel
@@ -44,110 +47,88 @@ class ChainDrafter(Drafter):
 
 def drafting(model: LanguageModel, chance: float, cost_of_64: float) -> Drafting:
     made = Drafting(ChainDrafter(chance), model)
-    made._curve = CostCurve({1: 1.0, 64: cost_of_64})
-    made.pace = Open()
+    made._curve = Fixed(CostCurve({1: 1.0, 64: cost_of_64}))
     return made
 
 
-def verified(tree: DraftTree) -> Verified:
-    """A pass of which nothing was accepted."""
+def followed(made: Drafting, following: Following, text: list[int], follower: int) -> DraftTree:
+    """A pass of a text that goes on with `follower`."""
+    tree = made.propose(text, 20, None, following=following)  # type: ignore[arg-type]
+    before = list(text)
+    text.append(follower)
     rows = len(tree) + 1
-    return Verified([1], [1, *tree.tokens], (-1, *(p + 1 for p in tree.parents)), torch.zeros(rows, 4), [0])
-
-
-class Open(Pace):
-    """Never rests, so that the forecast alone decides."""
-
-    open = True  # type: ignore[assignment]
-
-
-class Clock:
-    now = 1.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def passes(
-    pace: Pace, clock: Clock, count: int, seconds: float, tokens: int = 1, drafted: bool = False, asking: float = 0.0
-) -> None:
-    """asking: of the seconds those that the drafter took; it is not asked at all if it neither drafted nor took any."""
-    for _ in range(count):
-        pace.begin()
-        clock.now += asking
-        if drafted or asking:
-            pace.asked()
-        clock.now += seconds - asking
-        pace.end(drafted, tokens)
-
-
-def test_drafting_waits_for_the_time_of_plain_passes() -> None:
-    clock = Clock()
-    pace = Pace(clock)
-    assert not pace.open
-    passes(pace, clock, Pace.PLAIN, 1.0)
-    assert pace.open
-    assert pace.plain == pytest.approx(1.0)
-
-
-def test_drafting_that_is_slower_rests_ever_longer_and_one_that_pays_goes_on() -> None:
-    clock = Clock()
-    pace = Pace(clock)
-    passes(pace, clock, Pace.PLAIN, 1.0)
-    rests = []
-    for _ in range(3):
-        passes(pace, clock, Pace.TRIAL, 3.0, tokens=2, drafted=True)  # two tokens in the time of three
-        assert not pace.open
-        rests.append(0)
-        while not pace.open:
-            passes(pace, clock, 1, 1.0)
-            rests[-1] += 1
-    assert rests == [Pace.REST, 2 * Pace.REST, 4 * Pace.REST]
-    passes(pace, clock, 200, 1.5, tokens=3, drafted=True)
-    assert pace.open
-    assert pace.gain == pytest.approx(2.0, rel=0.05)
-
-
-def test_a_drafter_that_takes_long_and_proposes_nothing_rests_and_a_cheap_one_waits() -> None:
-    clock = Clock()
-    dear, cheap = Pace(clock), Pace(clock)
-    for pace, asking in ((dear, 0.5), (cheap, 0.01)):
-        passes(pace, clock, Pace.PLAIN, 1.0)
-        passes(pace, clock, Pace.TRIAL, 1.0 + asking, asking=asking)
-        assert pace.plain == pytest.approx(1.0)
-        assert pace.gain == pytest.approx(1 / (1 + asking), rel=0.2)
-    assert not dear.open
-    assert cheap.open
-
-
-def test_one_slow_plain_pass_does_not_count_and_forced_tokens_are_not_timed() -> None:
-    clock = Clock()
-    pace = Pace(clock)
-    passes(pace, clock, 5, 1.0)
-    passes(pace, clock, 1, 50.0)
-    assert pace.plain == pytest.approx(1.0)
-    clock.now += 9
-    pace.end(True, 4)
-    assert pace.gain == 1.0
+    seen = Verified(before, [before[-1], *tree.tokens], (-1, *(p + 1 for p in tree.parents)), torch.zeros(rows, 4), [0])
+    made.learn(seen, tree, text, following)
+    return tree
 
 
 def test_nothing_is_drafted_when_it_does_not_pay(tiny_llama: LanguageModel) -> None:
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 20, None)) == 10
-    assert len(drafting(tiny_llama, 0.05, 64.0).propose([1], 20, None)) == 0
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 3, None)) == 3
-    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 0, None)) == 0
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 20, None)) == 10  # type: ignore[arg-type]
+    assert len(drafting(tiny_llama, 0.05, 64.0).propose([1], 20, None)) == 0  # type: ignore[arg-type]
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 3, None)) == 3  # type: ignore[arg-type]
+    assert len(drafting(tiny_llama, 0.9, 1.0).propose([1], 0, None)) == 0  # type: ignore[arg-type]
 
 
-def test_trust_falls_with_rejections_and_comes_back(tiny_llama: LanguageModel) -> None:
-    made = drafting(tiny_llama, 0.9, 3.0)
-    tree = made.propose([1], 20, None)
-    assert len(tree) > 0
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.lists(st.floats(0, 0.6), min_size=8, max_size=8),
+       st.floats(1, 2))  # fmt: skip
+def test_the_verified_part_has_the_highest_value_of_all(chances: list[float], steps: list[float], gain: float) -> None:
+    """Against all sizes of the likeliest nodes; each node's own row is charged at the price of the time."""
+    made = Drafting(ListedDrafter(DraftTree(tuple(range(len(chances))), (-1,) * len(chances), tuple(chances))), None)  # type: ignore[arg-type]
+    costs = list(accumulate([1.0, *steps]))
+    made._curve, made.gain = Fixed(CostCurve({i + 1: cost for i, cost in enumerate(costs)})), gain
+    tree = made.propose([1], 9, None)  # type: ignore[arg-type]
+    table = made.curve.table
+    corrected = made.acceptance.propose(made.state.tree).chances  # type: ignore[attr-defined]
+    best = sorted(corrected, reverse=True)
+    values = [sum(best[:n]) - gain * (table[1 + n] - table[1]) for n in range(len(best) + 1)]
+    chosen = sum(corrected[token] for token in tree.tokens) - gain * (table[1 + len(tree)] - table[1])
+    if max(values) >= made.MARGIN + 1e-9:
+        assert chosen == pytest.approx(max(values))
+    else:
+        assert chosen >= min(0.0, max(values)) - 1e-9
+
+
+def test_chances_follow_what_came_also_of_nodes_that_were_not_verified(tiny_llama: LanguageModel) -> None:
+    """A drafter that is wrong is no longer verified; once it would have been right, it is, though it was not tried."""
+    made = drafting(tiny_llama, 0.9, 20.0)
+    text, following = [1], made.follow([1])
+    assert len(followed(made, following, text, 3)) > 0
     for _ in range(60):
-        made.learn(verified(tree), tree)
-    assert len(made.propose([1], 20, None)) == 0
-    for _ in range(300):
-        made.learn(verified(DraftTree()), DraftTree())
-    assert len(made.propose([1], 20, None)) > 0
+        followed(made, following, text, 3)
+    made._undrafted = 0  # not out of curiosity
+    assert len(made.propose(text, 20, None)) == 0  # type: ignore[arg-type]
+    for _ in range(60):
+        for token in range(4):  # the chain's first tokens
+            text.append(token)
+        following.told = len(text)
+        before = len(text) - 4
+        following.add(made.acceptance.propose(made.state.propose(DraftRequest(text, 10, None))), before)  # type: ignore[arg-type]
+        for proposal, node, hit in following.outcomes(text):
+            made.acceptance.record(proposal, node, hit)
+    assert len(made.propose(text, 20, None)) > 0  # type: ignore[arg-type]
+
+
+def test_now_and_then_rows_are_verified_that_would_pay_at_half_the_cost(tiny_llama: LanguageModel) -> None:
+    """So that a cost curve that is too high is found out."""
+    made = drafting(tiny_llama, 0.5, 64.0)
+    sizes = [len(made.propose([1], 20, None)) for _ in range(2 * made.CURIOUS + 2)]  # type: ignore[arg-type]
+    assert [i for i, size in enumerate(sizes) if size] == []
+    made._curves.clear()
+    made._curve = Fixed(CostCurve({1: 1.0, 64: 1 + 63 * 0.8}))
+    made.acceptance = Acceptance()
+    sizes = [len(made.propose([1], 20, None)) for _ in range(2 * made.CURIOUS + 2)]  # type: ignore[arg-type]
+    assert sizes.count(1) == 2 or sizes.count(1) == 3
+    assert set(sizes) == {0, 1}
+
+
+def test_rows_of_other_requests_make_room_smaller_and_time_dearer(tiny_llama: LanguageModel) -> None:
+    """Beside others a row may cost another amount, and what a pass gives is more."""
+    made = Drafting(ChainDrafter(0.6), tiny_llama)
+    made._curve = Fixed(CostCurve({1: 1.0, 4: 1.3, 8: 8.0, 16: 16.0}))
+    alone = made.propose([1], 20, None)  # type: ignore[arg-type]
+    assert 0 < len(alone) <= 3
+    assert len(made.propose([1], 20, None, beside=5)) == 0  # type: ignore[arg-type]
+    assert len(made.propose([1], 20, None, beside=15)) == 0  # type: ignore[arg-type]
 
 
 trees = st.lists(st.integers(0, 100), min_size=1, max_size=15).map(
@@ -176,25 +157,6 @@ def test_top_of_a_tree_is_a_tree(parents: tuple[int, ...], size: int, depth: int
         assert max(left_out) <= min(top.chances) + 1e-12
 
 
-def test_curve_interpolates() -> None:
-    curve = CostCurve({1: 2.0, 4: 4.0, 8: 6.0})
-    assert curve.relative(1) == 1
-    assert curve.relative(4) == 2
-    assert curve.relative(6) == 2.5
-    assert curve.relative(16) == 6
-
-
-def test_curve_is_measured_once(tiny_llama: LanguageModel, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setenv("TOKLOOM_CACHE", str(tmp_path))
-    first = load_or_measure(tiny_llama)
-    assert set(first.seconds) == set(WIDTHS)
-    assert all(0 < s < 60 for s in first.seconds.values())
-    assert load_or_measure(tiny_llama) == first
-    (stored,) = (tmp_path / "cost_curves").iterdir()
-    stored.write_text("damaged")
-    assert set(load_or_measure(tiny_llama).seconds) == set(WIDTHS)
-
-
 def test_a_saved_state_drafts_as_the_one_that_learned(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     text, sampling = "one two three four five six seven one two", Sampling(max_new_tokens=24)
     learned = Engine(tiny_llama, drafter="token_recycling", drafter_state=tmp_path / "absent")
@@ -219,6 +181,8 @@ def test_a_state_of_another_drafter_or_no_state_is_refused(
         Engine(tiny_qwen3, drafter="token_recycling", drafter_state=file)
     with pytest.raises(ArgumentError, match="candidates=4"):
         Engine(tiny_llama, drafter="token_recycling:candidates=4", drafter_state=file)
+    with pytest.raises(ArgumentError, match=r"drafts of bytes\), not of token_recycling.*tokens"):
+        Engine(tiny_llama, drafter="token_recycling", predictor="byte_level", drafter_state=file)
     for wrong in (text, tmp_path):
         with pytest.raises(DocumentError, match="is not a drafter's state"):
             Engine(tiny_llama, drafter="token_recycling", drafter_state=wrong)
@@ -234,7 +198,7 @@ class Listed(DraftState):
     def __init__(self, tree: DraftTree) -> None:
         self.tree = tree
         self.asked: list[list[int]] = []
-        self.told: list[tuple[tuple[int, ...], list[int]]] = []
+        self.told: list[tuple[object, bool]] = []
 
     def propose(self, request):  # type: ignore[no-untyped-def]
         self.asked.append(list(request.tokens))
@@ -243,8 +207,8 @@ class Listed(DraftState):
     def observe(self, seen):  # type: ignore[no-untyped-def]
         return None
 
-    def judge(self, tree, path):  # type: ignore[no-untyped-def]
-        self.told.append((tree.tokens, list(path)))
+    def judge(self, outcomes):  # type: ignore[no-untyped-def]
+        self.told += outcomes
 
 
 class ListedDrafter(Drafter):
@@ -257,8 +221,7 @@ class ListedDrafter(Drafter):
 
 def listed(model: LanguageModel, tree: DraftTree) -> Drafting:
     made = Drafting(ListedDrafter(tree), model)
-    made._curve = CostCurve({1: 1.0, 64: 1.0})
-    made.pace = Open()
+    made._curve = Fixed(CostCurve({1: 1.0, 64: 1.0}))
     return made
 
 
@@ -269,13 +232,16 @@ def test_the_drafter_hears_of_what_it_proposed_and_certain_rows_cost_nothing_mor
     tree = made.propose([1, 2, 5, 6], 9, prediction, rows=3)
     assert made.state.asked == [[1, 2, 5, 6]]  # type: ignore[attr-defined]
     assert tree == guessed
-    made.learn(Verified([1, 2, 5, 6], [6, 7, 8, 9], (-1, 0, 0, 1), torch.zeros(4, 4), [0, 1, 3]), tree)
-    assert made.state.told == [((7, 8, 9), [0, 1, 3])]  # type: ignore[attr-defined]
+    seen = Verified([1, 2, 5, 6], [6, 7, 8, 9], (-1, 0, 0, 1), torch.zeros(4, 4), [0, 1, 3])
+    made.learn(seen, tree, [1, 2, 5, 6, 7, 9, 3])
+    assert made.state.told == [("a", True), ("b", False), ("c", True)]  # type: ignore[attr-defined]
     assert made.propose([1, 2, 5, 6], 1, prediction, rows=3).tokens == (7, 8)
     assert made.propose([1, 2, 5, 6], 0, prediction, rows=3).tokens == ()
-    made._curve = CostCurve({1: 1.0, 3: 1.0, 4: 99.0, 64: 99.0})
+    made._curves.clear()
+    made._curve = Fixed(CostCurve({1: 1.0, 3: 1.0, 4: 99.0, 64: 99.0}))
     assert made.propose([1, 2, 5, 6], 9, prediction, rows=3).tokens == ()
-    made._curve = CostCurve({1: 1.0, 3: 98.0, 64: 98.0})
+    made._curves.clear()
+    made._curve = Fixed(CostCurve({1: 1.0, 3: 98.0, 64: 98.0}))
     assert made.propose([1, 2, 5, 6], 9, prediction, rows=3).tokens == guessed.tokens
 
 
@@ -299,8 +265,7 @@ def test_forced_stretches_and_guesses_share_passes(drafter: str, tiny_llama: Lan
     sampling = Sampling(max_new_tokens=120)
     plain = Engine(tiny_llama).generate("one two", sampling=sampling, constraint=rule)
     engine = Engine(tiny_llama, drafter=drafter)
-    engine._drafting._curve = CostCurve(dict.fromkeys(WIDTHS, 1.0))  # type: ignore[union-attr]
-    engine._drafting.pace = Open()  # type: ignore[union-attr]
+    always_draft(engine)
     results = [engine.generate("one two", sampling=sampling, constraint=rule) for _ in range(2)]
     assert all(result.tokens == plain.tokens for result in results)
     passes = [result.ledger.row("decode").forward_passes for result in (plain, *results)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os.path
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from tokloom import Engine
 from tokloom.compare.run import compare
-from tokloom.errors import DocumentError, SpecError
-from tokloom.evaluate.spec_bench import SpecBench, compared, read
+from tokloom.errors import DocumentError
+from tokloom.evaluate.spec_bench import OTHERS, SHIPPED, SpecBench, compared, read
 from tokloom.models.language_model import LanguageModel
 
 
@@ -83,6 +84,7 @@ def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
         read(tmp_path / "absent")
 
 
-def test_a_path_is_needed() -> None:
-    with pytest.raises(SpecError, match="spec_bench:path"):
-        SpecBench()
+def test_four_questions_of_each_kind_are_shipped() -> None:
+    kinds = [task.category for task in SpecBench().parts() if isinstance(task, SpecBench)]
+    assert sorted(map(str, kinds)) == sorted(["mt_bench", *OTHERS])
+    assert Counter(category for _, category, _ in read(SHIPPED)) == dict.fromkeys(["mt_bench", *OTHERS], 4)

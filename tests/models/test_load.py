@@ -156,21 +156,22 @@ def test_the_default_model_needs_no_network(no_network: None) -> None:
 
 
 @pytest.mark.paper
-def test_the_default_model_is_that_of_its_gguf_file(smollm2: LanguageModel) -> None:
-    """Bit by bit, as transformers dequantizes it, and aligned as torch's own tensors are."""
+def test_the_default_model_is_that_of_its_gguf_file() -> None:
+    """Bit by bit, as transformers dequantizes it, and aligned as torch's own tensors are; before it is packed."""
     from transformers import AutoModelForCausalLM
 
     from tokloom.models import bundled
 
+    model = tokloom.load("smollm2-135m", weights="torch")
     (file,) = bundled.find(BUNDLED["smollm2-135m"])
     expected: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    state = smollm2.model.state_dict()
+    state = model.model.state_dict()
     for name, tensor in expected.state_dict().items():
         assert torch.equal(state[name], tensor), name
-    assert {parameter.data_ptr() % 64 for parameter in smollm2.model.parameters()} == {0}
-    tokens = torch.tensor([smollm2.encode("The capital of France is")])
+    assert {parameter.data_ptr() % 64 for parameter in model.model.parameters()} == {0}
+    tokens = torch.tensor([model.encode("The capital of France is")])
     with torch.inference_mode():
-        assert torch.equal(smollm2.model(tokens).logits, expected(tokens).logits)
+        assert torch.equal(model.model(tokens).logits, expected(tokens).logits)
 
 
 @pytest.mark.model

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tokloom._core import LayerPlan
 from tokloom._core import attend as core_attend
 from tokloom.attention import flex
 from tokloom.attention.kv_layer import grouped_sum
@@ -89,10 +90,12 @@ def attend_layer(
     """
     layer.window = window
     replaced = layer.policy.attention(layer, query, scale, softcap) if window is None else None
-    selected = layer.policy.select(layer, query) if window is None and replaced is None else None
-    count(layer, selected)
-    if layer.watch is not None:
-        layer.watch(layer, selected)
+    core = layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few)
+    asked = window is None and replaced is None
+    plan = layer.policy.plan(layer) if asked and core else None
+    selected = layer.policy.select(layer, query) if asked and plan is None else None
+    if plan is None:
+        tell(layer, selected)
     needs = layer.policy.needs if window is None else ()
     # A tree's rows are summed once it is known which of them stay.
     summed = "attention_sums" in needs and "attention_weights" not in needs and layer.step.parents is None
@@ -102,9 +105,10 @@ def attend_layer(
         watched = query[:, :, -layer.policy.watched :]
     if replaced is not None:
         out, weights = replaced.transpose(1, 2).contiguous(), None
-    elif layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few):
+    elif core:
         every = watched is query
-        out, weights = _core(layer, query, selected, scale, softcap, wanted and selected is None and every, summed)
+        asks = wanted and selected is None and plan is None and every
+        out, weights = _core(layer, query, selected, scale, softcap, asks, summed, plan)
         if not every:  # as if they were a pass of their own
             _, weights = _core(layer, watched, None, scale, softcap, wanted=True, summed=False)
     else:
@@ -117,13 +121,41 @@ def attend_layer(
         if mask is not None:
             mask = mask[:, :, -watched.shape[2] :]
         weights = make(watched, layer.keys, mask, scale, softcap)
+    if plan is not None:
+        conclude(layer, plan)
     layer.hold(query, weights)
     return out
 
 
+def tell(layer: KVLayer, selected: torch.Tensor | None, chosen: int | None = None) -> None:
+    """Counts what is attended to in this pass, and tells who watches."""
+    count(layer, selected, chosen)
+    if layer.watch is not None:
+        layer.watch(layer, selected)
+
+
+def conclude(layer: KVLayer, plan: LayerPlan) -> None:
+    """The core has attended by this plan."""
+    selected, chosen = None, None
+    if not plan.dense:
+        chosen = plan.listed * (layer.kv_heads // plan.shape[0])
+        if layer.watch is not None or layer.slots.mapped is not None:
+            selected = slots_of(plan)
+    layer.policy.planned(layer, plan)
+    tell(layer, selected, chosen)
+
+
+def slots_of(plan: LayerPlan) -> torch.Tensor:
+    """What the core attended to by a plan, as `AttentionPolicy.select` would have it."""
+    heads, rows, width, _ = plan.shape
+    slots = torch.empty(1, heads, rows, width, dtype=torch.long)
+    plan.copy_slots(slots.data_ptr())
+    return slots
+
+
 def _core(
     layer: KVLayer, query: torch.Tensor, selected: torch.Tensor | None, scale: float, softcap: float | None,
-    wanted: bool, summed: bool,
+    wanted: bool, summed: bool, plan: LayerPlan | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """By the C++ kernel: (1, rows, heads, head_dim), and if wanted the probabilities (1, heads, rows, slots), or their
     sums (1, kv_heads, slots)."""
@@ -147,7 +179,8 @@ def _core(
         out_strides=(width, heads * width), heads=heads, rows=rows, count=layer.count,
         row_positions=step.row_positions.data_ptr(), own=step.own.data_ptr() if step.parents is not None else 0,
         window=layer.window or 0, scale=scale, softcap=softcap or 0.0, threads=torch.get_num_threads(),
-        weights=0 if summed else address, sums=address if summed else 0, **layer.slots.core_arguments, **choice,
+        weights=0 if summed else address, sums=address if summed else 0, plan=plan, **layer.slots.core_arguments,
+        **choice,
     )  # fmt: skip
     return out, weights
 
@@ -281,16 +314,20 @@ def _mask(layer: KVLayer, selected: torch.Tensor | None) -> tuple[torch.Tensor |
     return visible, 0
 
 
-def count(layer: KVLayer, selected: torch.Tensor | None) -> None:
-    """Adds this pass to the tally: pairs of a row and a slot, over all KV heads."""
+def count(layer: KVLayer, selected: torch.Tensor | None, chosen: int | None = None) -> None:
+    """Adds this pass to the tally: pairs of a row and a slot, over all KV heads.
+
+    chosen: their number where the core has selected, the rows' own left out."""
     step = layer.step
-    batch, heads = layer.positions.shape[:2]
+    batch, heads = layer.slots.batch, layer.slots.heads
     if layer.slots.mapped is not None:
         layer.tally.pages += layer.slots.pages(selected)
     attendable = step.pairs(layer.window)
     layer.tally.attendable += batch * heads * attendable
     if layer.window is not None:
         layer.tally.attended += batch * heads * attendable
+    elif chosen is not None:
+        layer.tally.attended += chosen + batch * heads * step.own_pairs
     elif selected is None:
         holes = 0 if layer.holes is None else int(layer.holes.sum())
         layer.tally.attended += (batch * heads * layer.past - holes) * step.rows + batch * heads * step.own_pairs

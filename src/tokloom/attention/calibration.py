@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from tokloom import registry
@@ -66,7 +70,7 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
         return held
     layers = model.model.config.get_text_config().num_hidden_layers
     tokens = passage(model.encode(text())[: min(TOKENS, model.window)])
-    path = cache_dir() / "calibrations" / f"{_fingerprint(model, key, tokens, layers, run)}.safetensors"
+    path = cache_dir() / "calibrations" / f"{_fingerprint(model, policy, tokens, layers, run)}.safetensors"
     found = _read(path.read_bytes(), layers) if path.is_file() else None
     if found is None:
         observed = _Observed(policy, layers)
@@ -74,20 +78,34 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
         found = policy.conclude(observed.found)
         flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
         write_atomic(path, save(flat, {"key": key}))
-    found = [{name: t.to(model.device) for name, t in part.items()} for part in found]
+    found = [{name: t.to(model.device).contiguous() for name, t in part.items()} for part in found]
     model.calibrations[key] = found
     return found
 
 
-def _fingerprint(model: LanguageModel, key: str, tokens: list[int], layers: int, run: Pass) -> str:
-    """Tells models apart, fine-tuned ones too: by what they make of the first tokens."""
+def _fingerprint(model: LanguageModel, policy: AttentionPolicy, tokens: list[int], layers: int, run: Pass) -> str:
+    """Tells models apart, fine-tuned ones too, by what they make of the first tokens; and versions of the code."""
     some = tokens[:64]
     logits = run(
         KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True), True
     )
     rope = None if model.rope is None else registry.spec_of(model.rope)
-    identity = [type(model.model).__name__, rope, layers, key, logits.argmax(-1).tolist(), tokens]
+    code = code_of(tuple(each.__module__ for each in type(policy).__mro__))
+    made_by = [policy.calibration_key, code]
+    identity = [type(model.model).__name__, rope, layers, made_by, logits.argmax(-1).tolist(), tokens]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+@cache
+def code_of(modules: tuple[str, ...], folder: Path = Path(__file__).parent) -> str:
+    """Tells versions of the code apart that makes the calibration: all of this folder, for parts call each other, and
+    these modules, of which a policy from elsewhere is."""
+    paths = (getattr(sys.modules.get(module), "__file__", None) for module in modules)
+    elsewhere = {Path(file) for file in paths if file is not None}
+    digest = hashlib.sha256()
+    for path in sorted({*folder.glob("*.py"), *elsewhere}):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _read(data: bytes, layers: int) -> Calibration | None:
@@ -98,6 +116,6 @@ def _read(data: bytes, layers: int) -> Calibration | None:
         for key, tensor in flat.items():
             index, _, name = key.partition(".")
             found[int(index)][name] = tensor
-    except (ValueError, IndexError, OSError):
+    except (SafetensorError, ValueError, IndexError):
         return None
     return found

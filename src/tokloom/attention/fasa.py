@@ -9,7 +9,7 @@ Shapes: chosen dimensions (kv_heads, 2 chunks), index (batch, kv_heads, slots, 2
 Effect: the paper keeps full accuracy with 256 tokens and reads a quarter of the keys to choose them. Here, with 160 of
     1,680 slots of a book, recall of the dense top-k is 0.58 (0.08 at random; layers, heads and four tokens together),
     and digits of needles at 96 of 960 slots are right in 1.00 (dense 1.00; 16 examples). With 768 of 7,680 slots and
-    int8 weights a token took 26 ms and 33 densely (two threads); attention alone, over 32,768 keys, 33 ms and 100
+    int8 weights a token took 20 ms and 34 densely (two threads); attention alone, over 32,768 keys, 31 ms and 107
     densely.
 Differs: chunks are chosen per KV head, by the mean agreement of its query heads, since they share the keys; so are
     tokens, by the sum of the heads' softmaxes. The chosen dimensions are copied together, so that scoring reads
@@ -32,6 +32,7 @@ from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 SAMPLES = 24
@@ -57,17 +58,24 @@ class DominantChunks(Scorer):
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
+        index = self._index(layer, span)
+        of_queries = layer.calibration["query_dims"][None, :, None]
+        parts = queries.float().gather(-1, of_queries.expand(*queries.shape[:3], -1))
+        scale = queries.shape[-1] ** -0.5
+        return scores_of_slots(layer, parts, span, keys=index.entries, scale=scale, among=among)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        of_queries = layer.calibration["query_dims"]
+        return self._index(layer, span).lowered(layer.width**-0.5, map="elements", table=of_queries.data_ptr())
+
+    def _index(self, layer: KVLayer, span: Span) -> PageIndex:
         of_keys = layer.calibration["dims"][None, :, None]
 
         def chosen(keys: torch.Tensor) -> torch.Tensor:
             keys = keys[:, :, :, 0].float()
             return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1)).bfloat16()
 
-        index = PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
-        of_queries = layer.calibration["query_dims"][None, :, None]
-        parts = queries.float().gather(-1, of_queries.expand(*queries.shape[:3], -1))
-        scale = queries.shape[-1] ** -0.5
-        return scores_of_slots(layer, parts, span, keys=index.entries, scale=scale, among=among)
+        return PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
 
 
 def sample(keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,8 @@ Shapes: q (batch, heads, rows, d), centroids (batch, kv_heads, pages, d), token 
 Effect: the paper keeps 99% of the quality at 256 tokens. On SmolLM2-135M, 6 of 64 pages hold 47% of the attention
     between sinks and local window; as many pages of consecutive tokens 29% by Quest's bound and 28% by their mean.
     Over a mapped file (2,500 tokens of a book, budget 256, fp32) a token reads 3,423 pages of 4 KB; the same tokens in
-    the order of the text would be 7,131, exact top-k 12,068, dense 28,341, Quest's pages 2,755. No time is claimed.
+    the order of the text would be 7,131, exact top-k 12,068, dense 28,341, Quest's pages 2,755. No time is claimed
+    for that. In RAM, with 768 of 7,680 slots and int8 weights, a token took 19 ms and 33 densely (two threads).
 Differs: the paper clusters by a tree that keys are inserted into one by one. Here every `batch` consecutive tokens are
     clustered on their own once they are all there (balanced k-means); until then they are in pages of consecutive
     ones. The paper offloads pages from GPU to CPU; here, with `offload`, keys and values lie in a mapped file, those of
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
+from tokloom._core import Index
 from tokloom.attention.scores import Scores, Span, score_slots
 from tokloom.attention.selection import Scorer, Selecting
 from tokloom.attention.stage import AttentionPolicy
@@ -30,6 +32,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 ROUNDS = 4
@@ -168,8 +171,7 @@ class PageScores(Scorer):
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
-        pages: SimilarPages = layer.notes.setdefault("pages", SimilarPages(self.batch, self.size))
-        pages.extend(layer, layer.past)
+        pages = self._pages(layer)
         queries = queries.float()
         batch, _, rows, width = queries.shape
         values = torch.full((batch, layer.kv_heads, rows, span.last), -torch.inf, device=queries.device)
@@ -193,6 +195,25 @@ class PageScores(Scorer):
         values = torch.where(rest, values.amax(-1, keepdim=True).clamp_min(-1e30) + 1, values)
         return Scores(values.masked_fill((slots < span.begin) | (slots >= limits), -torch.inf))
 
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        pages = self._pages(layer)
+        clustered, consecutive, width = pages.clustered, pages.consecutive, layer.width
+        page_of, first = (0, 0), (0, 0)
+        if clustered is not None:
+            page_of = pages.page.data_ptr(), pages.page.stride(0)
+        if consecutive is not None:
+            first = consecutive.data_ptr(), consecutive.stride(1) // width
+        return Index(
+            scale=width**-0.5, keys=0 if clustered is None else clustered.data_ptr(),
+            head_stride=0 if clustered is None else clustered.stride(0) // width, width=width, reduce="most",
+            token_pages=(self.size, self.batch), page_of=page_of, consecutive=first,
+        )  # fmt: skip
+
+    def _pages(self, layer: KVLayer) -> SimilarPages:
+        pages: SimilarPages = layer.notes.setdefault("pages", SimilarPages(self.batch, self.size))
+        pages.extend(layer, layer.past)
+        return pages
+
 
 @method(stage="attention")
 class IceCache(Selecting, AttentionPolicy):
@@ -213,11 +234,13 @@ class IceCache(Selecting, AttentionPolicy):
     def own_scorer(self) -> Scorer:
         return PageScores(self.batch, self.page)
 
-    def select(self, layer: KVLayer, queries: torch.Tensor) -> torch.Tensor | None:
-        chosen = super().select(layer, queries)
+    def plan(self, layer: KVLayer) -> LayerPlan | None:
+        return None if layer.slots.mapped is not None and self.scorer is None else super().plan(layer)
+
+    def placed(self, layer: KVLayer, tokens: torch.Tensor) -> torch.Tensor:
         pages: SimilarPages | None = layer.notes.get("pages")
-        if chosen is None or pages is None or self.scorer is not None:
-            return chosen
+        if pages is None or self.scorer is not None:
+            return tokens
         if layer.slots.mapped is not None and not layer.trying:  # what is tried may be taken back
             pages.lay_out(layer)
-        return pages.slots_of(chosen, layer.kv_heads)
+        return pages.slots_of(tokens, layer.kv_heads)

@@ -161,6 +161,11 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.slots.heads
 
     @property
+    def width(self) -> int:
+        """Of a key."""
+        return self.slots.widths[0]
+
+    @property
     def past(self) -> int:
         """Slots that were there before this pass."""
         return self.count - self.step.rows
@@ -235,8 +240,9 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             return
         (queries, weights), self._pending = self._pending, None
         start, rows = self.past, len(accepted)
-        whole = rows == self.step.rows
-        if not whole:
+        if queries is None and weights is None and rows and accepted[-1] == rows - 1:
+            self.slots.count = start + rows  # the first rows lie where they belong
+        elif rows != self.step.rows:
             chosen = torch.as_tensor(accepted, dtype=torch.long, device=self.device)
             if queries is not None:
                 queries = queries[:, :, chosen]

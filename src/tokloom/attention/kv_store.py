@@ -87,6 +87,8 @@ class KVStore(Cache):
     @torch.inference_mode()
     def accept(self, rows: list[int]) -> None:
         """Settles a tree: `rows`, from the root down one path, become part of the text."""
+        if self.step.parents is None:  # settled layer by layer
+            return
         for layer in self.layers:
             layer.settle(rows)
 

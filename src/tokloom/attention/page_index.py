@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from tokloom._core import Index
 from tokloom.attention.kv_layer import KVLayer
-from tokloom.attention.scores import Reduce, Scores, Span, scores_of_pages
+from tokloom.attention.scores import STORAGES, Reduce, Scores, Span, scores_of_pages
 
 
 class PageIndex:
@@ -38,6 +40,15 @@ class PageIndex:
         """(batch, kv_heads, pages, width), a view."""
         assert self._held is not None  # `of` makes it
         return self._held[:, :, : self.count]
+
+    def lowered(self, scale: float, **how: Any) -> Index:
+        """The index as the core takes it; how: as of `tokloom._core.Index`. Valid until the next entry is made."""
+        held = self._held
+        assert held is not None  # `of` makes it
+        return Index(
+            scale=scale, keys=held.data_ptr(), storage=STORAGES[held.dtype], head_stride=held.shape[2],
+            width=held.shape[3], page=self.size, **how,
+        )  # fmt: skip
 
     @property
     def bytes(self) -> int:

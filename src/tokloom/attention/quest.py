@@ -8,8 +8,8 @@ Shapes: entries [hi, lo] (batch, kv_heads, pages, 2 d), queries [q+, q-] (batch,
 Effect: the paper reads a thousandth to a tenth of the keys at full accuracy, attention up to 7 times faster. Here,
     digits of needles at 96 of 960 slots are right in 0.98 with pages of 4, in 0.89 with pages of 8 and in 0.61 with the
     paper's 16 (dense 1.00; 16 examples): at so few slots large pages bring too much that nobody asked for.
-    With 768 of 7,680 slots and int8 weights a token took 32 ms and 44 densely (two threads, a busy machine); attention
-    alone, over 32,768 keys, 32 ms and 100 densely, with pages of 16 18 ms.
+    With 768 of 7,680 slots and int8 weights a token took 21 ms and 35 densely (two threads); attention alone, over
+    32,768 keys, 25 ms and 111 densely, with pages of 16 12 ms and 107.
 Differs: pages of 4 instead of 16. Slots belong to a KV head, so that its query heads choose together, by the sum of
     their softmaxes over the bounds. The page at the border of the local window is always taken. Every layer selects,
     where the authors leave the first two dense (`dense_layers=2`). Bounds are kept in bf16, rounded outwards.
@@ -31,6 +31,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 
@@ -55,6 +56,10 @@ class PageBounds(Scorer):
         index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last)
         signed = torch.cat([queries.clamp_min(0), queries.clamp_max(0)], dim=-1)
         return score_pages(layer, signed, span, index, scale=queries.shape[-1] ** -0.5)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last)
+        return index.lowered(layer.width**-0.5, map="signs")
 
 
 @method(stage="attention")

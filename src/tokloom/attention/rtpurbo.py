@@ -14,7 +14,7 @@ Effect: the paper transfers models within some hundred steps, nearly without los
     slots are right in 0.98 (dense 1.00; 16 examples) with half of the KV heads, 0.97 with 0.4 of them; 6.5% of all
     pairs are attended to. What matters is which heads are taken for retrieval heads: ranked on prose in which nothing
     has to be looked up, the same half gives 0.38 (0.41 with an indexer of all dimensions). With 768 of 7,680 slots and
-    int8 weights a token took 25 ms and 35 densely (two threads); attention alone, over 32,768 keys, 23 ms and 100
+    int8 weights a token took 20 ms and 35 densely (two threads); attention alone, over 32,768 keys, 20 ms and 88
     densely.
 Differs: the indexer works on rotated queries and keys, as the store has them, and is trained once per model on a text
     of 1k tokens in seconds; the model's weights stay as they are. Classes are those of KV heads (the group's largest
@@ -39,6 +39,7 @@ from tokloom.attention.top_p import Nucleus
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 SAMPLES = 96
@@ -81,15 +82,23 @@ class LowRankIndexer(Scorer):
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
         found = layer.calibration
-        to_key = found["to_key"]
+        index = self._index(layer, span)
+        low = queries.float() @ found["to_query"]
+        use = found["retrieves"][:, None].expand(-1, queries.shape[2])
+        return scores_of_slots(layer, low, span, keys=index.entries, scale=1.0, among=among, use=use)
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        to_query, retrieves = (layer.calibration[name] for name in ("to_query", "retrieves"))
+        index = self._index(layer, span)
+        return index.lowered(1.0, map="product", table=to_query.data_ptr(), use=retrieves.data_ptr())
+
+    def _index(self, layer: KVLayer, span: Span) -> PageIndex:
+        to_key = layer.calibration["to_key"]
 
         def low_rank(keys: torch.Tensor) -> torch.Tensor:
             return (keys[:, :, :, 0].float() @ to_key).bfloat16()
 
-        index = PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last)
-        low = queries.float() @ found["to_query"]
-        use = found["retrieves"][:, None].expand(-1, queries.shape[2])
-        return scores_of_slots(layer, low, span, keys=index.entries, scale=1.0, among=among, use=use)
+        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last)
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:

@@ -96,10 +96,10 @@ def scores_of_slots(
 
 def _in_core(layer: KVLayer, queries: torch.Tensor, keys: torch.Tensor | None) -> bool:
     core = layer.core is not None and layer.holes is None and queries.dtype == torch.float32 and queries.shape[0] == 1
-    return core and (keys is None or keys.dtype in _STORAGES)
+    return core and (keys is None or keys.dtype in STORAGES)
 
 
-_STORAGES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+STORAGES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 """What an index may be of, as the core calls it."""
 
 
@@ -126,7 +126,7 @@ class _CoreCall:
             stored: dict[str, Any] = {name: held[name] for name in ("keys", "storage", "key_scales", "centres")}
             stored["head_stride"] = held["capacity"]
         else:
-            stored = {"keys": keys.data_ptr(), "storage": _STORAGES[keys.dtype], "head_stride": keys.stride(1) // width}
+            stored = {"keys": keys.data_ptr(), "storage": STORAGES[keys.dtype], "head_stride": keys.stride(1) // width}
         if among is not None:
             among = among.contiguous()
             stored |= {

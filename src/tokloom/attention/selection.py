@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from tokloom import registry
+from tokloom._core import Index, LayerPlan
 from tokloom.attention.scores import Scores, Span, largest, scores_of_slots
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.errors import SpecError
@@ -60,6 +61,13 @@ class Scorer(Part):
                 need not serve it: see `by_slot`.
         """
 
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        """What of `score` the core can do by itself: adds steps to the layer's plan and returns what is scored in the
+        end; None if it can't. An index has all of the span before the pass begins.
+
+        narrowed: steps before have narrowed down what each KV head chooses from."""
+        return None
+
     def room(self, seen: int, local: int) -> int:
         """How many tokens may be drafted, with `seen` in the cache, without that what the scorer knows of a drafted
         token's span depends on the draft. A draft of `local` tokens lies in the last one's local window."""
@@ -76,6 +84,10 @@ class Picker(Part):
     def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
         """At most `budget` slots of each row: int64 (batch, kv_heads or 1, rows, n), -1 for none, each slot once."""
 
+    def lower(self, layer: KVLayer, plan: LayerPlan, index: Index, budget: int) -> bool:
+        """Adds to the plan what `pick` does with the scores of this index; False if the core can't."""
+        return False
+
 
 class Schedule(Part):
     """Says when slots are picked anew."""
@@ -88,6 +100,15 @@ class Schedule(Part):
         fresh: picks anew, for all rows.
 
         None: this layer attends densely."""
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, fresh: Callable[[], bool]) -> bool:
+        """Lays out for the core what `choose` does; False if that can't be.
+
+        fresh: adds what scorer and picker do to the plan, False if they can't be laid out."""
+        return False
+
+    def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
+        """As `AttentionPolicy.planned`."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,9 @@ class ExactScores(Scorer):
         shared = self.shared and (among is None or among.shape[1] == 1)
         return scores_of_slots(layer, queries, span, shared=shared, among=among)
 
+    def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
+        return Index(scale=layer.width**-0.5, shared=self.shared and not narrowed)
+
 
 @dataclass(frozen=True)
 class TopK(Picker):
@@ -113,12 +137,19 @@ class TopK(Picker):
     def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
         return best_slots(scores, min(budget // scores.page, scores.items))
 
+    def lower(self, layer: KVLayer, plan: LayerPlan, index: Index, budget: int) -> bool:
+        plan.choose(index, budget)
+        return True
+
 
 @dataclass(frozen=True)
 class Always(Schedule):
     """In every layer, for every token."""
 
     def choose(self, layer: KVLayer, queries: torch.Tensor, fresh: Callable[[], torch.Tensor]) -> torch.Tensor | None:
+        return fresh()
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, fresh: Callable[[], bool]) -> bool:
         return fresh()
 
 
@@ -308,7 +339,37 @@ class Selecting(AttentionPolicy):
             return None
         ends = self._ends(layer, 1 if chunk else step.rows)
         rows = max(middle.shape[2], ends.shape[2])
-        return torch.cat([part.expand(*middle.shape[:2], rows, -1) for part in (ends, middle)], dim=-1)
+        return self.placed(
+            layer, torch.cat([part.expand(*middle.shape[:2], rows, -1) for part in (ends, middle)], dim=-1)
+        )
+
+    def placed(self, layer: KVLayer, tokens: torch.Tensor) -> torch.Tensor:
+        """The slots of tokens, int64 (batch, kv_heads or 1, rows, n), -1 for none: a token's slot is its position.
+        `plan` knows of no others."""
+        return tokens
+
+    def plan(self, layer: KVLayer) -> LayerPlan | None:
+        if type(self).select is not Selecting.select:
+            return None
+        step = layer.step
+        if layer.seen + 1 <= self.budget or layer.index < self.dense_layers:
+            return LayerPlan()
+        if step.prompt and step.rows > 1:
+            return None if self.prompt else LayerPlan()
+        span = self._span(layer, step.rows)
+        if layer.holes is not None or span.last <= span.begin:
+            return None
+        plan = LayerPlan(self.sink, self.local)
+        left = self.budget - self.sink - self.local
+
+        def fresh() -> bool:
+            index = self._scorer.lower(layer, plan, span, left)
+            return index is not None and self._picker.lower(layer, plan, index, left)
+
+        return plan if self._schedule.lower(layer, plan, fresh) else None
+
+    def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
+        self._schedule.planned(layer, plan)
 
     def _span(self, layer: KVLayer, rows: int) -> Span:
         """Between sinks and each row's local window."""

@@ -11,6 +11,7 @@ Effect: the paper attends to a third of the context without loss, to an eighth a
     heads and layers get different shares. On SmolLM2-135M a needle among 900 tokens is read at a sparsity of 0.9 (17%
     of all pairs attended, the question's included), where as many recent tokens lose it. Coarse clusters that leave out
     half of the keys lose it too at any sparsity: 1% of such a context are nine clusters. They are off by default.
+    After 7,680 tokens, with int8 weights, a token took 24 ms and 33 densely (two threads) at 39% of all pairs.
 Differs: k-means starts from evenly spaced keys and runs 10 rounds. A KV head's query heads load what any of them wants.
     The fixed context is what was in the store when `prepare` ran: the prompt, or a prefix shared by requests.
 """
@@ -24,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from tokloom._core import Index, LayerPlan
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
@@ -186,6 +188,26 @@ class SqueezedAttention(AttentionPolicy):
         listed = listed.view(len(queries), -1, chosen.shape[1], listed.shape[-1])
         rest = torch.arange(chosen.shape[-1], layer.past, device=chosen.device)
         return torch.cat([listed, rest.expand(*listed.shape[:-1], -1)], dim=-1)
+
+    def plan(self, layer: KVLayer) -> LayerPlan | None:
+        clusters: Clusters | None = layer.notes.get("clusters")
+        if clusters is None:  # queries are observed
+            return None
+        plan = LayerPlan()
+        if self.sparsity == 0:
+            return plan
+        thresholds = clusters.thresholds
+        thresholds.settle(self.coarse_sparsity, self.sparsity)
+        if thresholds.coarse > 0:
+            return None
+        centroids, width = clusters.centroids, layer.width
+        count = centroids.shape[1]
+        index = Index(scale=width**-0.5, keys=centroids.data_ptr(), head_stride=count, width=width, reduce="each")
+        labels = clusters.labels
+        plan.choose_clusters(
+            index, labels.data_ptr(), clusters.sizes.data_ptr(), labels.shape[1], count, thresholds.fine
+        )
+        return plan
 
 
 def _listed(chosen: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,7 @@ from tokloom import registry
 if TYPE_CHECKING:
     import torch
 
+    from tokloom._core import LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 GIVES = frozenset({"queries", "keys", "attention_weights", "attention_sums"})
@@ -53,7 +54,7 @@ class AttentionPolicy:
 
     @property
     def plain(self) -> bool:
-        """It overrides no hook, so that whole passes may run without it."""
+        """It overrides no hook, so that whole passes run without it."""
         return all(
             getattr(type(self), hook) is getattr(AttentionPolicy, hook)
             for hook in ("attention", "select", "observe", "evict")
@@ -133,6 +134,17 @@ class AttentionPolicy:
             slots of this pass itself are always attended (causally, or along the draft tree).
         """
         return None
+
+    def plan(self, layer: KVLayer) -> LayerPlan | None:
+        """What `select` would do in this pass, laid out for the core, which runs all layers in one go if all of them
+        are; None if it can't be: `select` is asked.
+
+        `layer.step` describes the rows, whose slots are there but may not be filled yet. A policy that `observe`s or
+        `evict`s must do without in such a pass."""
+        return None
+
+    def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
+        """After a pass that the core ran by `plan`, before the rows are settled: time to set `layer.carried`."""
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
         """Learns from a pass: `weights` (batch, heads, rows, slots), of a prompt chunk its last `watched` rows, are the

@@ -30,9 +30,8 @@ class Step:
     """What layers tell later layers of the same pass, by a name of the policy's own."""
     _pairs: dict[int | None, int] = field(default_factory=dict)
 
-    @property
-    def rows(self) -> int:
-        return len(self.positions)
+    def __post_init__(self) -> None:
+        self.rows = len(self.positions)
 
     @cached_property
     def position_ids(self) -> torch.Tensor:

@@ -11,8 +11,8 @@ Effect: the paper decodes up to 2.1 times faster with needles found at 1% of the
     layers attend densely, 0, 2 and 14, and digits of needles at 96 of 960 slots are right in 1.00 (dense 1.00; 16
     examples, 19% of all pairs attended), in 1.00 too with layers 0 and 14 alone (16%). Calibration does not find those
     two: with a `share` of two layers it takes 0 and 2, and needles are lost. The paper's layers for larger models, 0 to
-    2 and 13, give 0.52. With 768 of 7,680 slots and int8 weights a token took 20 ms and 35 densely (two threads);
-    attention alone, over 32,768 keys, 26 ms and 100 densely.
+    2 and 13, give 0.52. With 768 of 7,680 slots and int8 weights a token took 15 ms and 29 densely (two threads);
+    attention alone, over 32,768 keys, 23 ms and 94 densely.
 Differs: the paper finds its second choosing layer by a needle test for each model; here all are found at once, and
     scores are not needed. KV heads of different layers have nothing to do with each other, so that all heads of a
     layer choose together.
@@ -35,6 +35,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
+    from tokloom._core import LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 SAMPLES = 96
@@ -86,14 +87,30 @@ class ChosenLayers(Schedule):
 
     def choose(self, layer: KVLayer, queries: torch.Tensor, fresh: Callable[[], torch.Tensor]) -> torch.Tensor | None:
         shared = layer.step.shared
-        if "choosing" not in shared:
-            shared["choosing"] = self.layers or tuple(layer.calibration["layers"].tolist())
         last, choice = shared.get("choice", (-1, None))
-        if any(last < chosen <= layer.index for chosen in shared["choosing"]):
+        if self._chooses(layer, last):
             shared["choice"] = layer.index, fresh()
             return None
         handed_on: torch.Tensor | None = choice
         return handed_on
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, fresh: Callable[[], bool]) -> bool:
+        shared = layer.step.shared
+        last, chosen = shared.get("plan that chooses", (-1, None))
+        if self._chooses(layer, last):
+            shared["plan that chooses"] = layer.index, plan
+            plan.attend_densely()
+            return fresh()
+        if chosen is not None:
+            plan.reuse(chosen)
+        return True
+
+    def _chooses(self, layer: KVLayer, last: int) -> bool:
+        """Whether this layer chooses, where `last` was the one before it that did."""
+        shared = layer.step.shared
+        if "choosing" not in shared:
+            shared["choosing"] = self.layers or tuple(layer.calibration["layers"].tolist())
+        return any(last < chosen <= layer.index for chosen in shared["choosing"])
 
 
 def best_layers(met: list[list[float]], dense: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from tokloom.registry import method
 if TYPE_CHECKING:
     import torch
 
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 
@@ -43,6 +44,12 @@ class Nucleus(Picker):
         before = shares.cumsum(-1) - shares
         # Places fall in score, so that those wanted come first.
         return slots_of(scores, prefix(places, ((before < self.mass) & (places >= 0)).sum(-1)))
+
+    def lower(self, layer: KVLayer, plan: LayerPlan, index: Index, budget: int) -> bool:
+        if not index.shares or index.page > 1:
+            return False
+        plan.choose(index, budget, self.mass)
+        return True
 
 
 @method(stage="attention")

@@ -24,7 +24,7 @@ class Whole:
 
     methods: str
     tasks: str
-    budgets: str
+    budgets: str | None = None
 
 
 WHOLE = {
@@ -33,7 +33,13 @@ WHOLE = {
         "needle:length=640,generate=false,needle:length=2048,generate=false,needle:keys=4,generate=false,"
         "needle:values=3,generate=false,needle_threads,perplexity,top_k_overlap",
         "256,128",
-    )
+    ),
+    "decode": Whole(
+        "plain,prompt_lookup,suffix_automaton,token_recycling,dyspec,aded,merged,"
+        "transformers_generate,transformers_generate:prompt_lookup=10,transformers_generate:assistant=bfloat16,"
+        "llama_cpp,llama_cpp:prompt_lookup=10",
+        "spec_bench",
+    ),
 }
 
 
@@ -52,14 +58,14 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Specs separated by commas, or all; the first is the baseline. Needed but for attention.",
+            help="Specs separated by commas, or all; the first is the baseline. Needed for context.",
             show_default=False,
         ),
     ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Specs separated by commas; see tokloom methods evaluate. Needed but for attention.",
+            help="Specs separated by commas; see tokloom methods evaluate. Needed for context.",
             show_default=False,
         ),
     ] = None,
@@ -92,10 +98,10 @@ def compare(
     """Run methods side by side: quality and cost, each with its difference to the first.
 
     For attention everything has a default: all methods, two budgets, needles, threads, perplexity and the overlap with
-    dense attention. For decode, plain decoding is always a row; drafting by transformers and llama.cpp is measured in
-    benchmarks/decoding.py. Results are kept, so that a stopped comparison goes on where it was.
+    dense attention. For decode too: drafters beside plain decoding, transformers and llama.cpp on questions of
+    Spec-Bench. Results are kept, so that a stopped comparison goes on where it was.
     """
-    from tokloom.registry import split_specs
+    from tokloom.spec import split_specs
 
     whole = WHOLE.get(stage)
     if whole is not None and methods is None and budgets is None:

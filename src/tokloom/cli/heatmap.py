@@ -34,7 +34,7 @@ def heatmap(
     threads: o.Threads = None,
 ) -> None:
     """Show which tokens of one prompt each attention policy keeps and attends to."""
-    from tokloom.registry import split_specs
+    from tokloom.spec import split_specs
 
     o.engine_options(model=model, dtype=dtype, device=device, weights=weights, kv=kv)
     specs = split_specs(methods)

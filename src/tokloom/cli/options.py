@@ -239,7 +239,7 @@ def with_budget(spec: str, budget: int | None) -> str:
     """The context spec with its budget replaced."""
     if budget is None:
         return spec
-    from tokloom.registry import format_spec, parse_spec
+    from tokloom.spec import format_spec, parse_spec
 
     name, options = parse_spec(spec)
     return format_spec(name, {**options, "budget": budget})
@@ -247,7 +247,8 @@ def with_budget(spec: str, budget: int | None) -> str:
 
 def check_names(specs: Iterable[str]) -> None:
     """Looks the methods of these specs up, so that a typing error costs no import of torch."""
-    from tokloom.registry import card, parse_spec
+    from tokloom.registry import card
+    from tokloom.spec import parse_spec
 
     for spec in specs:
         card(parse_spec(spec)[0])

@@ -34,8 +34,9 @@ def prepare(
     from tokloom.cli import answer, output
     from tokloom.context.reader import read
     from tokloom.decode.stage import Prepared
+    from tokloom.spec import parse_spec
 
-    name, options = registry.parse_spec(method)
+    name, options = parse_spec(method)
     cls = registry.get(name)
     if not issubclass(cls, Prepared):
         raise CompositionError(name, "tokloom prepare", "it needs no preparation")

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from tokloom.card import Card
     from tokloom.context.stage import Decision, Selection, Span
     from tokloom.ledger import Ledger, Row, Saving
-    from tokloom.registry import Card
 
 ASK = 'tokloom ask BOOK "QUESTION" '
 USAGES = {
@@ -36,6 +36,7 @@ USAGES = {
     "DenoisingCache": ASK + "--denoising-cache ",
     "Constraint": ASK + "--constraint ",
     "Task": "tokloom compare STAGE --tasks ",
+    "Peer": "tokloom compare decode --methods plain,",
 }
 """How the command line takes a method, by its kind."""
 

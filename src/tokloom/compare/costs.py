@@ -21,12 +21,15 @@ def costs_of(result: Result | Score) -> dict[str, float]:
     prompt_tokens, generated_tokens; document_tokens: the documents before selection; kv_bytes, kv_bytes_peak; seen,
     held: slots of the KV store; attended, attendable: query-key pairs of decoding, over all layers and KV heads;
     forward_passes: of decoding, the pass that reads the prompt not among them; drafted, accepted: tokens; seconds by
-    stage: seconds_context, seconds_prefill, seconds_decode, and seconds, all stages together.
+    stage: seconds_context, seconds_prefill, seconds_decode, and seconds, all stages together; processor_seconds: the
+    same of all threads' processor time.
     """
     costs: dict[str, float] = {"prompt_tokens": result.prompt_tokens, "generated_tokens": len(result.tokens)}
     names = {"context": "context", "attention": "prefill", "decode": "decode"}
     for row in result.ledger.rows:
         costs["seconds"] = costs.get("seconds", 0.0) + row.seconds
+        if row.processor_seconds:  # not known of other processes
+            costs["processor_seconds"] = costs.get("processor_seconds", 0.0) + row.processor_seconds
         if row.stage in names:
             key = f"seconds_{names[row.stage]}"
             costs[key] = costs.get(key, 0.0) + row.seconds
@@ -118,6 +121,8 @@ COSTS = (
     Cost("seconds_per_token", "ms/token", "decoding (milliseconds per token)",
          _ratio("seconds_decode", "generated_tokens"), 1000.0),
     Cost("seconds", "seconds", "whole answer (seconds, median)", _median("seconds")),
+    Cost("processor_seconds", "processor s", "whole answer (seconds of processor time, median)",
+         _median("processor_seconds")),
     Cost("tokens_per_second", "tokens/s", "decoding (tokens per second)",
          _ratio("generated_tokens", "seconds_decode"), plotted=False),
 )  # fmt: skip

@@ -95,6 +95,8 @@ def write_heatmap(
         try:
             if row.error is not None:
                 errors.append((row.spec, row.error))
+            elif row.place != "attention":
+                errors.append((row.spec, "it changes positions, not which tokens are attended to"))
             elif not row.component.plain:  # dense attention is there already
                 shades, _ = shades_of(model, row.component, row.spec, prompt, continuation, **engine)
                 found.append(shades)

@@ -14,11 +14,16 @@ from tokloom.decode.denoise import Denoiser, DenoisingCache
 from tokloom.decode.draft_source import DraftSource
 from tokloom.decode.stage import Constraint, Drafter, Predictor, Search, Verifier
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
+from tokloom.evaluate.peer import Peer, PeerEngine
+from tokloom.spec import format_spec, parse_spec
 
 if TYPE_CHECKING:
     from tokloom.engine.engine import Engine
     from tokloom.engine.request import Result, Score
     from tokloom.models.language_model import LanguageModel
+
+PEER = "peer"
+"""The place of other engines, which are rows of any stage."""
 
 PLACES: dict[type, str] = {
     AttentionPolicy: "attention",
@@ -30,6 +35,7 @@ PLACES: dict[type, str] = {
     DenoisingCache: "denoising_cache",
     ContextSelector: "context",
     Constraint: "constraint",
+    Peer: PEER,
 }
 """Which argument of `Engine`, or for a constraint of `Engine.generate`, takes a method of which interface."""
 
@@ -99,7 +105,7 @@ def with_controls(stage: str, rows: Sequence[Contender]) -> list[Contender]:
 
     Raises UnknownNameError if a control does not exist.
     """
-    listed = {registry.parse_spec(row.label)[0] for row in rows}
+    listed = {parse_spec(row.label)[0] for row in rows}
     budgets = sorted({row.budget for row in rows if row.budget is not None}, reverse=True)
     baseline, *others = CONTROLS.get(stage, ("",))
     before = _rows(stage, baseline, budgets) if baseline and baseline not in listed else ()
@@ -124,10 +130,10 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
     if stage == "decode" and spec == PLAIN:
         yield Contender(PLAIN, PLAIN, None, PLACES[Drafter])
         return
-    name, options = registry.parse_spec(spec)
+    name, options = parse_spec(spec)
     card, cls = registry.card(name), registry.get(name)
     interface = next((i for i in PLACES if issubclass(cls, i)), None)
-    if interface is None or card.stage != stage:
+    if interface is None or (card.stage != stage and PLACES[interface] != PEER):
         hint = f"{name} is a {card.kind} of the stage {card.stage}."
         raise SpecError("methods", spec, f"methods of the stage {stage} ({', '.join(registry.names(stage))})", hint)
     place = PLACES[interface]
@@ -142,8 +148,8 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
             rows.append(_contender(registry.make(name, chosen, interface, "methods"), place))
         except SpecError as refusal:
             refusals.append(refusal)
-            label = registry.format_spec(name, options)
-            rows.append(Contender(registry.format_spec(name, chosen), label, budget, place, error=str(refusal)))
+            label = format_spec(name, options)
+            rows.append(Contender(format_spec(name, chosen), label, budget, place, error=str(refusal)))
     if len(refusals) == len(budgets):
         # A refused budget is a finding and gets a row; an option that is wrong whatever the budget is a wrong call.
         try:
@@ -155,9 +161,9 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
 
 def _contender(component: Any, place: str) -> Contender:
     spec = registry.spec_of(component)
-    name, options = registry.parse_spec(spec)
+    name, options = parse_spec(spec)
     options.pop("budget", None)
-    return Contender(spec, registry.format_spec(name, options), getattr(component, "budget", None), place, component)
+    return Contender(spec, format_spec(name, options), getattr(component, "budget", None), place, component)
 
 
 class Constrained:
@@ -174,7 +180,9 @@ class Constrained:
         return self._engine.score(*args, **kwargs)
 
 
-def engine_for(model: LanguageModel, contender: Contender, others: Mapping[str, Any]) -> Engine | Constrained:
+def engine_for(
+    model: LanguageModel, contender: Contender, others: Mapping[str, Any]
+) -> Engine | Constrained | PeerEngine:
     """An engine on a loaded model with the contender in its place and `others` as further arguments of `Engine`.
 
     Raises:
@@ -182,11 +190,15 @@ def engine_for(model: LanguageModel, contender: Contender, others: Mapping[str, 
     """
     from tokloom.engine.engine import Engine
 
+    if contender.place == PEER:
+        return PeerEngine(model, contender.component)
     if contender.place == "constraint":
         return Constrained(Engine(model, **others), contender.component)
     return Engine(model, **{**others, contender.place: contender.component})
 
 
 def fixed_parts(contender: Contender, others: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `Engine` that are the same for all contenders of this place."""
+    """The arguments of `Engine` that are the same for all contenders of this place; other engines have none."""
+    if contender.place == PEER:
+        return {}
     return {name: value for name, value in others.items() if name != contender.place}

@@ -33,6 +33,7 @@ from tokloom.evaluate.stage import Example, Task
 
 if TYPE_CHECKING:
     from tokloom.engine.engine import Engine
+    from tokloom.evaluate.peer import PeerEngine
     from tokloom.models.language_model import LanguageModel
 
 Progress = Callable[[int, int, str], None]
@@ -89,7 +90,7 @@ def compare(
     Args:
         stage: "context", "attention" or "decode".
         methods: specs of methods of that stage, "all" for every one; the first is the baseline. "plain" is decoding
-            without any.
+            without any. Other engines ("transformers_generate", "llama_cpp") are rows of any stage.
         tasks: specs of tasks, e.g. "squad", "needle:length=512".
         budgets: a row each for every method with an option `budget` whose spec does not name one.
         model: a loaded model, or a name for `tokloom.load`.
@@ -275,10 +276,10 @@ class _Engines:
 
     def __init__(self, model: LanguageModel, others: Mapping[str, Any]) -> None:
         self._model, self._others = model, others
-        self._made: dict[Contender, Engine | Constrained] = {}
+        self._made: dict[Contender, Engine | Constrained | PeerEngine] = {}
         self._warm: set[tuple[Contender, bool]] = set()
 
-    def get(self, contender: Contender, documents: bool) -> Engine | Constrained:
+    def get(self, contender: Contender, documents: bool) -> Engine | Constrained | PeerEngine:
         """The row's engine, having answered once: what is loaded or compiled on first use must not count as the
         first example's time. Raises TokloomError if the row can't run."""
         if contender not in self._made:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokloom.compare.costs import COSTS, Cost, number
+from tokloom.compare.overview import overview
 
 if TYPE_CHECKING:
     from tokloom.compare.records import Record
@@ -143,11 +144,12 @@ def ratio(value: float) -> str:
 
 
 def render(records: Iterable[Record], width: int = 120) -> RenderableType:
-    """Two tables per task, quality and cost, for a terminal; ratios are to the first row.
+    """Two tables per task, quality and cost, and one over all tasks, for a terminal; ratios are to the first row.
 
     Args:
         width: columns of the terminal; costs that do not fit go to a further table.
     """
+    records = list(records)
     summaries = summarise(records)
     blocks: list[RenderableType] = []
     for task in dict.fromkeys(summary.task for summary in summaries):
@@ -161,6 +163,12 @@ def render(records: Iterable[Record], width: int = 120) -> RenderableType:
             for error in row.errors:
                 count = f" ({row.failed} of {row.failed + row.answered} examples)" if row.answered else ""
                 blocks += [Text.assemble((f"{_name(row)}{count}: ", "yellow"), error), Text()]
+    title, together = overview(records, summaries)
+    if together:
+        first = [summary for summary in summaries if summary.task == summaries[0].task]
+        blocks.append(Text.assemble((title, "bold"), "  × to the first row" * any("×" in c for c in together[0][1])))
+        for table in _tables(first, together, width):
+            blocks += [table, Text()]
     return Group(*blocks)
 
 

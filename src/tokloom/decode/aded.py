@@ -98,8 +98,8 @@ class ADEDState(DraftState):
         self.source = registry.build(options.source, DraftSource, "aded:source").start(model)
         self.rates = Calibration([(i + 0.5) / BINS for i in range(BINS)])
 
-    def read(self, tokens: Sequence[int]) -> None:
-        self.source.read(tokens)
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
+        self.source.read(tokens, known)
 
     def propose(self, request: DraftRequest) -> DraftTree:
         walk = self.source.open(request)
@@ -138,8 +138,8 @@ class ADEDState(DraftState):
     def observe(self, seen: Verified) -> None:
         self.source.observe(seen)
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        self.rates.record(tree, path)
+    def judge(self, outcomes: Sequence[tuple[int, bool]]) -> None:
+        self.rates.record(outcomes)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         return {"rates": self.rates.counts, **{f"source.{k}": v for k, v in self.source.arrays().items()}}

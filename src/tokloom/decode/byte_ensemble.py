@@ -57,6 +57,10 @@ class ByteEnsemble(Predictor):
     beam: int = Field(default=64, ge=1)
     """As of byte_level."""
 
+    @property
+    def unit(self) -> str:
+        return "bytes"
+
     def start(self, host: Host) -> EnsemblePrediction:
         count = len(self.others) + 1
         weights = self.weights or (1.0,) * count

@@ -61,6 +61,10 @@ class ByteLevel(Predictor):
     beam: int = Field(default=64, ge=1)
     """Most nodes with open ends that are kept; an exact tree has seldom more than five."""
 
+    @property
+    def unit(self) -> str:
+        return "bytes"
+
     def start(self, host: Host) -> BytePrediction:
         _ = host.model.vocabulary.encodings  # refuses what can't be taken apart
         return BytePrediction(host, self)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from tokloom.decode.stage import DraftTree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,22 +20,33 @@ class Calibration:
     """Trials that a first guess is worth."""
 
     def __init__(self, first: Iterable[float]) -> None:
-        rates = np.array(list(first))
-        self.counts: NDArray[np.float64] = np.stack([rates * self.PRIOR, np.full_like(rates, self.PRIOR)])
+        rates = list(first)
+        self.hits = [rate * self.PRIOR for rate in rates]
+        self.trials = [self.PRIOR] * len(rates)
+
+    @property
+    def counts(self) -> NDArray[np.float64]:
         """Hits and trials, (2, kinds)."""
+        return np.array([self.hits, self.trials])
+
+    @counts.setter
+    def counts(self, counts: NDArray[np.float64]) -> None:
+        self.hits, self.trials = counts[0].tolist(), counts[1].tolist()
 
     def rate(self, kind: int) -> float:
         """Chance of a guess of this kind, given that its parent was right."""
-        return float(self.counts[0, kind] / self.counts[1, kind])
+        return self.hits[kind] / self.trials[kind]
 
-    def record(self, tree: DraftTree, path: Sequence[int]) -> None:
-        """Takes over the outcomes of nodes that are marked with their kind; negative ones are left out."""
-        for node, hit in tree.outcomes(path):
-            self.add(tree.marks[node], hit)
+    def record(self, outcomes: Iterable[tuple[int, bool]]) -> None:
+        """Takes over what became of nodes that are marked with their kind; negative ones are left out."""
+        for kind, hit in outcomes:
+            self.add(kind, hit)
 
     def add(self, kind: int, hit: bool) -> None:
         if kind < 0:
             return
-        self.counts[:, kind] += (hit, 1)
-        if self.counts[1, kind] > self.MEMORY:
-            self.counts[:, kind] /= 2
+        self.hits[kind] += hit
+        self.trials[kind] += 1
+        if self.trials[kind] > self.MEMORY:
+            self.hits[kind] /= 2
+            self.trials[kind] /= 2

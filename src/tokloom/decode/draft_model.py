@@ -87,14 +87,14 @@ class DraftModelState(SourceState, DraftState):
         self.tokens: list[int] = []
         self.rates = Calibration([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])  # two models agree more often
 
-    def read(self, tokens: Sequence[int]) -> None:
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
         """The prompt is read when the first draft is asked for."""
 
     def observe(self, seen: Verified) -> None:
         """The draft model stays as it is."""
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        self.rates.record(tree, path)
+    def judge(self, outcomes: Sequence[tuple[int, bool]]) -> None:
+        self.rates.record(outcomes)
 
     # --- a chain
 

@@ -47,8 +47,8 @@ class Walk(ABC):
 class SourceState(ABC):
     """A source at work; as `DraftState`, without state that is tied to one request."""
 
-    def read(self, tokens: Sequence[int]) -> None:  # noqa: B027 - a source may have no use for it
-        """Sees the prompt of a request."""
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:  # noqa: B027 - a source may have no use for it
+        """As `DraftState.read`."""
 
     @abstractmethod
     def open(self, request: DraftRequest) -> Walk:

@@ -83,6 +83,10 @@ class EntropyAdaptive(Predictor):
         if self.base is not None:
             registry.build(self.base, Predictor, "base")
 
+    @property
+    def unit(self) -> str:
+        return "tokens" if self.base is None else registry.build(self.base, Predictor, "base").unit
+
     def start(self, host: Host) -> Prediction:
         large, small = (self._through(each) for each in (host, host.beside(self._small(host.model))))
         if large.vocabulary.token_bytes != small.vocabulary.token_bytes:

@@ -126,14 +126,14 @@ class SortedState(DraftState):
     def observe(self, seen: Verified) -> None:
         """It has nothing to learn from the model's logits."""
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        self.rates.record(tree, path)
+    def judge(self, outcomes: Sequence[tuple[int, bool]]) -> None:
+        self.rates.record(outcomes)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         return {"rates": self.rates.counts}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.rates.counts[:] = arrays["rates"]
+        self.rates.counts = arrays["rates"]
 
 
 def likeliest(logits: torch.Tensor) -> tuple[int, float]:

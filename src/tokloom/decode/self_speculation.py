@@ -107,5 +107,5 @@ class SelfSpeculationState(DraftState):
     def observe(self, seen: Verified) -> None:
         """The model stays as it is."""
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:
-        self.rates.record(tree, path)
+    def judge(self, outcomes: Sequence[tuple[int, bool]]) -> None:
+        self.rates.record(outcomes)

@@ -129,6 +129,11 @@ class Predictor(ABC):
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("logits",)
 
+    @property
+    def unit(self) -> str:
+        """What is predicted: the model's tokens, or bytes. What a drafter learned of one is nothing to the other."""
+        return "tokens"
+
     @abstractmethod
     def start(self, host: Host) -> Prediction:
         """A fresh prediction for one request. Raises CompositionError if the host's model can't take it."""
@@ -143,7 +148,7 @@ class DraftTree:
     parents: for each node the index of its parent in `tokens`, -1 for a child of the root.
     chances: the drafter's estimate that the node will be accepted; never above its parent's. The
         loop verifies as many of the likeliest nodes as pay on the machine at hand.
-    marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of them; may be
+    marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of it; may be
         empty.
     """
 
@@ -244,8 +249,10 @@ class DraftState(ABC):
     No method may keep state that is tied to one request: they get all of it as arguments.
     """
 
-    def read(self, tokens: Sequence[int]) -> None:  # noqa: B027 - a drafter may have no use for it
-        """Sees the prompt of a request before its output is drafted."""
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:  # noqa: B027 - a drafter may have no use for it
+        """Sees the prompt of a request before its output is drafted, and later whatever `observe` did not show.
+
+        tokens: prompt and output so far. known: how many of them it has seen."""
 
     @abstractmethod
     def propose(self, request: DraftRequest) -> DraftTree:
@@ -255,10 +262,9 @@ class DraftState(ABC):
     def observe(self, seen: Verified) -> None:
         """Learns from a pass."""
 
-    def judge(self, tree: DraftTree, path: Sequence[int]) -> None:  # noqa: B027 - as above
-        """Is told what became of the nodes that it proposed and that were verified; after `observe`.
-
-        tree: its nodes with their marks. path: as of `Verified`, in rows of this tree."""
+    def judge(self, outcomes: Sequence[tuple[Any, bool]]) -> None:  # noqa: B027 - as above
+        """Is told of nodes that it proposed, by their marks, whether the text went on with them, their parents having
+        been right. Also of nodes that were not verified; after `observe`."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What it learned, for a file (`Engine.save_drafter_state`); empty if there is nothing to keep."""

@@ -58,8 +58,9 @@ class TrigramState(SourceState):
         self.pairs: dict[tuple[int, int], Followers] = {}
         self.singles: dict[int, Followers] = {}
 
-    def read(self, tokens: Sequence[int]) -> None:
-        for before, last, follower in zip(tokens, tokens[1:], tokens[2:], strict=False):
+    def read(self, tokens: Sequence[int], known: int = 0) -> None:
+        fresh = tokens[max(0, known - 2) :]
+        for before, last, follower in zip(fresh, fresh[1:], fresh[2:], strict=False):
             certain = Followers(np.array([follower], dtype=np.int32), np.ones(1))
             self.note(before, last, certain)
 

@@ -152,7 +152,8 @@ class Branch:
             return
         self.prediction.accept(held.path)
         if self.drafting is not None:
-            self.drafting.learn(Verified(held.text, held.rows, held.parents, held.logits, held.path), held.tree)
+            seen = Verified(held.text, held.rows, held.parents, held.logits, held.path)
+            self.drafting.learn(seen, held.tree, held.text)
 
     def _ask(self, further: int) -> tuple[list[int], Step]:
         """The rows of the next pass: the last token, and what is drafted below it, at most `further` levels."""
@@ -162,7 +163,7 @@ class Branch:
         depth = min(further, prediction.room() - 1, left - 1, prediction.window - len(text) - 1)
         tree = DraftTree()
         if self.drafting is not None:
-            tree = self.drafting.propose(text, depth, prediction, matcher=self.matcher, timed=False)
+            tree = self.drafting.propose(text, depth, prediction, matcher=self.matcher)
         rows, parents = [text[-1], *tree.tokens], (-1, *(parent + 1 for parent in tree.parents))
         first, device = len(text) - 1, prediction.host.model.device
         self._verifying = Verifying(tree, text, rows, parents, torch.empty(0))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +26,8 @@ from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.models.cache import cache_dir
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokloom.models.language_model import LanguageModel
 
 WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -49,15 +53,96 @@ class CostCurve:
             value = low + (high - low) * (rows - below) / (above - below)
         return value / self.seconds[widths[0]]
 
-    @cached_property
-    def table(self) -> tuple[float, ...]:
-        """`relative` of 0, 1, ... rows, up to the widest that was measured; 0 rows cost nothing."""
-        return (0.0, *(self.relative(rows) for rows in range(1, max(self.seconds) + 1)))
 
-    @cached_property
-    def cheapest(self) -> float:
-        """What one more row costs at least, wherever on the curve, in passes of one row."""
-        return max(0.0, min(after - before for before, after in pairwise(self.table[1:])))
+class LiveCurve:
+    """A curve that follows what passes really take: measured on a busy machine, or for another length of text, it
+    heals.
+
+    A pass is compared with the passes of one row around it, so that neither the text's length nor a machine that is
+    slow today counts. A width's time is the low quartile of those seen; widths that were not seen are moved with their
+    nearest neighbour that was.
+
+    table: cost of 0, 1, ... rows in passes of one row, never falling; 0 rows cost nothing.
+    cheapest: what one more row costs at least, wherever on the curve.
+    """
+
+    KEPT = 24
+    """Passes of each width that are remembered."""
+    LEAST = 6
+    """Passes of a width that say something."""
+    FRESH = 256
+    """Passes after which one of a single row is too long ago to compare with."""
+
+    def __init__(self, curve: CostCurve, file: Path | None = None, identity: Sequence[object] = ()) -> None:
+        self.curve, self.file, self.identity = curve, file, identity
+        self._plain: deque[tuple[int, float]] = deque(maxlen=self.KEPT)
+        self._seen: dict[int, deque[float]] = {}
+        self._count = self._changed = 0
+        self._saved = curve
+        self._tabulate()
+
+    def fork(self) -> LiveCurve:
+        """The same curve for passes that are done in another way; it is not saved."""
+        return LiveCurve(self.curve)
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A pass of so many rows took so long."""
+        self._count += 1
+        if rows == 1:
+            self._plain.append((self._count, seconds))
+            return
+        recent = [each for count, each in self._plain if self._count - count < self.FRESH]
+        if len(recent) < self.LEAST or rows >= len(self.table):
+            return
+        width = min(self.curve.seconds, key=lambda known: (abs(known - rows), known))
+        if width == 1:
+            return
+        # rows that lie between two widths tell of the nearer one
+        moved = seconds / _quartile(recent) - self.curve.relative(rows) + self.curve.relative(width)
+        seen = self._seen.setdefault(width, deque(maxlen=self.KEPT))
+        seen.append(moved)
+        self._changed += 1
+        if len(seen) >= self.LEAST and self._changed % 4 == 0:
+            self._heal()
+
+    def _heal(self) -> None:
+        """Moves the curve to what was seen."""
+        known = self.curve.seconds
+        one = known[min(known)]
+        factors = {
+            width: max(0.02, _quartile(seen) - 1) / max(0.02, known[width] / one - 1)
+            for width, seen in self._seen.items()
+            if len(seen) >= self.LEAST
+        }
+        if all(abs(factor - 1) < 0.05 for factor in factors.values()):
+            return
+        moved: dict[int, float] = {}
+        highest = one
+        for width in sorted(known):
+            factor = factors[min(factors, key=lambda seen: abs(math.log(seen / width)))] if width > min(known) else 1.0
+            highest = moved[width] = max(highest, one * (1 + factor * (known[width] / one - 1)))
+        self.curve = CostCurve(moved)
+        self._seen = {width: seen for width, seen in self._seen.items() if width in factors}
+        self._tabulate()
+
+    def _tabulate(self) -> None:
+        relative = (self.curve.relative(rows) for rows in range(1, max(self.curve.seconds) + 1))
+        self.table: tuple[float, ...] = (0.0, *accumulate(relative, max))
+        self.cheapest = min((after - before for before, after in pairwise(self.table[1:])), default=math.inf)
+
+    def save(self) -> None:
+        """Writes the curve to its file, whole or not at all, if it has moved by more than a tenth."""
+        if self.file is None or self.curve is self._saved:
+            return
+        old, new = self._saved, self.curve
+        if any(abs(new.relative(width) / old.relative(width) - 1) > 0.1 for width in new.seconds):
+            write_atomic(self.file, json.dumps({"identity": list(self.identity), "seconds": new.seconds}, indent=1))
+            self._saved = new
+
+
+def _quartile(times: Iterable[float]) -> float:
+    ordered = sorted(times)
+    return ordered[len(ordered) // 4]
 
 
 def measure(model: LanguageModel) -> CostCurve:
@@ -78,7 +163,7 @@ def measure(model: LanguageModel) -> CostCurve:
     return CostCurve(seconds)
 
 
-def load_or_measure(model: LanguageModel) -> CostCurve:
+def load_or_measure(model: LanguageModel) -> LiveCurve:
     """The curve of this model on this machine, from the cache directory if it was measured before."""
     parameters = sum(p.numel() for p in model.model.parameters())
     identity = [
@@ -89,9 +174,10 @@ def load_or_measure(model: LanguageModel) -> CostCurve:
     path = cache_dir() / "cost_curves" / f"{name}.json"
     if path.is_file():
         try:
-            return CostCurve({int(rows): float(s) for rows, s in json.loads(path.read_text())["seconds"].items()})
+            known = CostCurve({int(rows): float(s) for rows, s in json.loads(path.read_text())["seconds"].items()})
+            return LiveCurve(known, path, identity)
         except (ValueError, KeyError, AttributeError):
             path.unlink()  # not ours or damaged: measure anew
     curve = measure(model)
     write_atomic(path, json.dumps({"identity": identity, "seconds": curve.seconds}, indent=1))
-    return curve
+    return LiveCurve(curve, path, identity)

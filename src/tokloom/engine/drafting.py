@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,10 @@ import numpy as np
 
 from tokloom.atomic import write_atomic
 from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Matcher, Prediction, Verified
-from tokloom.engine.cost_curve import WIDTHS, CostCurve, load_or_measure
+from tokloom.engine.acceptance import Acceptance, Following, Proposal
+from tokloom.engine.cost_curve import LiveCurve, load_or_measure
+from tokloom.engine.pace import Pace
+from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import ArgumentError, DocumentError
 from tokloom.registry import spec_of
 
@@ -23,103 +25,62 @@ if TYPE_CHECKING:
 
 _OWNER = "owner"
 """Name under which a saved state says whose it is."""
-
-
-class Pace:
-    """Whether drafting pays, by the clock: tokens a second where the drafter was asked beside those of plain passes.
-
-    The cost curve is a forecast; what the drafter itself takes, also where it has nothing to propose, a busy
-    machine and a text that it can't guess are not in it. When asking turns out slower, drafting rests for some passes,
-    twice as many each time, and is then tried again for a few.
-    """
-
-    BLEND = 0.05
-    PLAIN = 3
-    """Passes without drafts that are timed first."""
-    TRIAL = 24
-    """Passes with a drafter before a judgement."""
-    LEAST = 0.98
-    """Gain below which drafting rests: a drafter that costs next to nothing may go on waiting for its chance."""
-    REST = 16
-    MOST_REST = 128
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._start = 0.0
-        self._asking: float | None = None  # seconds that the drafter took
-        self.plain = 0.0
-        """Seconds of a pass without drafts, 0 until known."""
-        self.gain = 1.0
-        """Tokens a second with drafts over those without."""
-        self._timed = self._tried = self._resting = 0
-        self._rest = self.REST
-
-    @property
-    def open(self) -> bool:
-        """Drafts may be made for the next pass."""
-        return self._timed >= self.PLAIN and self._resting == 0
-
-    def begin(self) -> None:
-        """A pass begins, its drafting included."""
-        self._start, self._asking = self._clock(), None
-
-    def asked(self) -> None:
-        """The drafter has answered."""
-        self._asking = self._clock() - self._start
-
-    def end(self, drafted: bool, tokens: int) -> None:
-        """It has ended and gave so many tokens; drafted: the drafter proposed some of them."""
-        if self._start == 0:  # a pass that nothing was proposed for, such as one of forced tokens
-            return
-        seconds, self._start = self._clock() - self._start, 0.0
-        if not drafted:
-            bare = seconds - (self._asking or 0.0)
-            self._timed += 1
-            slow = self.plain > 0 and bare > 3 * self.plain  # the machine was busy elsewhere
-            if not slow:
-                self.plain = bare if self._timed == 1 else self.plain + self.BLEND * (bare - self.plain)
-        if self._asking is None:
-            self._resting = max(0, self._resting - 1)
-            return
-        self._tried += 1
-        pace = min(tokens * self.plain / max(seconds, 1e-9), 8.0)
-        self.gain += max(self.BLEND, 1 / self._tried) * (pace - self.gain)
-        if self._tried < self.TRIAL:
-            return
-        if self.gain < self.LEAST:
-            self._resting, self._tried = self._rest, 0
-            self._rest = min(2 * self._rest, self.MOST_REST)
-        elif self.gain > 1.1:
-            self._rest = self.REST
+HOPE = 0.6
+"""Drafters are asked for nodes of this share of the chance that pays: it may turn out to be higher than they think."""
 
 
 class Drafting:
     """A drafter at work in one engine, for all its requests.
 
-    A pass of n nodes is expected to give 1 + trust * (sum of their chances) tokens at the cost of a plain pass and n
-    more rows; the n with most tokens a second is taken, no node at all if that is not clearly better than plain
-    decoding. Rows that the pass has anyway, of tokens that a constraint made certain, count on neither side.
-    `trust` follows how many of the expected tokens were accepted, and `Pace` how long passes really take; while nothing
-    is drafted, trust drifts back to 1, so that drafting is tried again now and then.
+    A node is verified if it is expected to give more than its row takes: of the drafter's tree, the n likeliest nodes
+    are taken that have the highest value
+
+        sum of their chances - price * (time of a pass with n more rows - time of one without)
+
+    times in passes of one row. Chances are what such nodes turned out to have (`Acceptance`), times what passes took
+    (`LiveCurve`), and the price is what a pass's time gives otherwise: the tokens that are being made in it. Rows that
+    the pass has anyway, of tokens that a constraint made certain, count on neither side. `Pace` says whether the
+    drafter is worth its own time.
     """
 
-    MARGIN = 1.05
-    RATE = 0.05
-    DRIFT = 0.01
+    MARGIN = 0.03
+    """Least value of drafts that are verified."""
+    CURIOUS = 96
+    """Passes without drafts after which some are verified that would pay if rows cost half: costs are then known."""
+    RATE = 0.03
+    """How fast `gain` follows the text."""
 
-    def __init__(self, drafter: Drafter, model: LanguageModel) -> None:
-        self.drafter, self.model = drafter, model
+    def __init__(self, drafter: Drafter, model: LanguageModel, unit: str = "tokens") -> None:
+        self.drafter, self.model, self.unit = drafter, model, unit
         self.state: DraftState = drafter.start(model)
-        self.trust = 1.0
+        self.acceptance = Acceptance()
         self.pace = Pace()
-        self._curve: CostCurve | None = None
+        self.gain = 1.0
+        """Tokens that a pass gave of late, for each pass of one row in whose time it was done."""
+        self._undrafted = 0
+        self._curve: LiveCurve | None = None
+        self._curves: dict[type[Prediction], LiveCurve] = {}
 
     @property
-    def curve(self) -> CostCurve:
-        """Measured on first use, which takes some seconds once a machine."""
+    def curve(self) -> LiveCurve:
+        """Of the model's own passes. Measured on first use, which takes some seconds once a machine."""
         if self._curve is None:
             self._curve = load_or_measure(self.model)
         return self._curve
+
+    def curve_of(self, prediction: Prediction) -> LiveCurve:
+        """Of this kind of prediction: it may do more in a pass than the model alone, which shows in use."""
+        kind = type(prediction)
+        if kind not in self._curves:
+            own = kind is PlainPrediction and prediction.host.policy.plain
+            self._curves[kind] = self.curve if own else self.curve.fork()
+        return self._curves[kind]
+
+    def follow(self, tokens: Sequence[int]) -> Following:
+        """A request begins with these tokens."""
+        following = Following(self.pace.worth)
+        self._tell(tokens, following)
+        return following
 
     def propose(
         self,
@@ -128,49 +89,101 @@ class Drafting:
         prediction: Prediction,
         rows: int = 1,
         matcher: Matcher | None = None,
-        *,
-        timed: bool = True,
+        following: Following | None = None,
+        beside: int = 0,
     ) -> DraftTree:
         """The part of the drafter's tree, of at most `depth` levels, that is worth its rows in a pass.
 
-        rows: that the pass has anyway. matcher: forbids nodes; these cost no row.
-        timed: the pass is this request's alone, so that the clock can say whether drafting pays; else only the forecast
-            does.
+        rows: that the pass has anyway for this request; beside: for others. matcher: forbids nodes; these cost no row.
+        following: the request's; None if its text may be taken back, then only what is verified is judged.
         """
-        alone, timed = timed, timed and rows == 1
-        if timed:
-            self.pace.begin()
-        most = WIDTHS[-1] - rows
-        if depth < 1 or most < 1 or (alone and not self.pace.open):
+        curve = self.curve_of(prediction)
+        most = len(curve.table) - 1 - rows - beside
+        if depth < 1 or most < 1 or (following is not None and not self.pace.open(following.worth)):
             return DraftTree()
-        # without its last node the best tree would give more a second, if that node's chance were less than its cost
-        least = self.curve.cheapest / self.trust
+        start = time.perf_counter()
+        price = max(1.0, self.gain) * max(1.0, (1 + beside) / curve.table[1 + beside])
+        least = HOPE * price * curve.cheapest
+        if following is not None:
+            self._tell(tokens, following)
         tree = self.state.propose(DraftRequest(tokens, most, prediction, least))
-        if timed:
-            self.pace.asked()
         if matcher is not None and len(tree):
             tree = _permitted(tree, matcher, prediction.vocabulary.size)
-        tree = tree.top(most, depth)
-        gains = accumulate(sorted(tree.chances, reverse=True))
-        cost = self.curve.table
-        best, size = self.MARGIN, 0
-        for nodes, gain in enumerate(gains, 1):
-            rate = (1 + self.trust * gain) / (1 + cost[rows + nodes] - cost[rows])
-            if rate > best:
-                best, size = rate, nodes
-        return tree.top(size, depth) if size < len(tree) else tree
+        proposal = self.acceptance.propose(tree, following.factor if following is not None else 1.0)
+        nodes, worth = self._choose(proposal, depth, price, rows + beside, most, curve.table)
+        if following is not None:
+            if len(tree):
+                following.add(proposal, len(tokens))
+            spent = time.perf_counter() - start
+            self.pace.asked(spent, worth)
+            following.asked(spent, worth)
+        return tree.only(nodes) if len(nodes) < len(tree) else tree
 
-    def learn(self, seen: Verified, tree: DraftTree) -> None:
-        """Tells the drafter what the model said, and notes how good the estimate was. tree: what was verified."""
-        self.state.observe(seen)
-        if len(tree):
-            self.state.judge(tree, seen.path)
-            expected, accepted = sum(tree.chances), len(seen.path) - 1
-            self.trust += self.RATE * (accepted - self.trust * expected) / max(expected, 1.0)
-            self.trust = min(max(self.trust, 0.05), 2.0)
-        else:
-            self.trust += self.DRIFT * (1 - self.trust)
-        self.pace.end(len(tree) > 0, len(seen.path))
+    def _choose(
+        self, proposal: Proposal, depth: int, price: float, rows: int, most: int, table: Sequence[float]
+    ) -> tuple[list[int], float]:
+        """The nodes that are worth verifying, and their value."""
+        chances, depths = proposal.chances, proposal.depths
+        order = [i for i in range(len(chances)) if depths[i] <= depth]
+        order.sort(key=chances.__getitem__, reverse=True)  # stable: parents stay before their children
+        del order[most:]
+        base = table[rows]
+        size, value, gains = 0, 0.0, 0.0
+        hoped, hope = 0, 0.0
+        for nodes, node in enumerate(order, 1):
+            gains += chances[node]
+            cost = price * (table[rows + nodes] - base)
+            if gains - cost > value:
+                size, value = nodes, gains - cost
+            if gains - cost / 2 > hope:
+                hoped, hope = nodes, gains - cost / 2
+        if value < self.MARGIN:
+            size = hoped if self._undrafted >= self.CURIOUS and hope >= self.MARGIN else 0
+        self._undrafted = 0 if size else self._undrafted + 1
+        return sorted(order[:size]), value
+
+    def learn(self, seen: Verified, tree: DraftTree, text: Sequence[int], following: Following | None = None) -> None:
+        """Tells the drafter what the model said. tree: what was verified. text: as it is now."""
+        start = time.perf_counter()
+        if following is None:
+            self.state.observe(seen)
+            if tree.marks:
+                self.state.judge([(tree.marks[node], hit) for node, hit in tree.outcomes(seen.path)])
+            return
+        if self.pace.pays(following.worth) or self.pace.learns:
+            self.state.observe(seen)
+            following.told = len(text)
+        marks: list[tuple[Any, bool]] = []
+        for proposal, node, hit in following.outcomes(text):
+            self.acceptance.record(proposal, node, hit)
+            following.record(proposal, node, hit)
+            if proposal.tree.marks:
+                marks.append((proposal.tree.marks[node], hit))
+        if marks:
+            self.state.judge(marks)
+        spent = time.perf_counter() - start
+        self.pace.taught(spent)
+        following.spent += spent
+
+    def passed(self, prediction: Prediction, rows: int, tokens: int, seconds: float) -> None:
+        """A pass that one request had for itself took so long, without the drafter's time, and gave so many tokens."""
+        curve = self.curve_of(prediction)
+        curve.note(rows, seconds)
+        if rows == 1:
+            self.pace.passed(seconds)
+        if rows < len(curve.table):
+            self.gain += self.RATE * (tokens / curve.table[rows] - self.gain)
+
+    def settle(self) -> None:
+        """A request has ended: what was learned of costs is kept."""
+        if self._curve is not None:
+            self._curve.save()
+
+    def _tell(self, tokens: Sequence[int], following: Following) -> None:
+        """Shows the drafter what it was told nothing of: the prompt, certain tokens, and what came while it rested."""
+        if following.told < len(tokens) - 1:
+            self.state.read(tokens, following.told)
+        following.told = len(tokens)
 
     # --- what the drafter learned, in a file
 
@@ -184,7 +197,8 @@ class Drafting:
     def load(self, path: str | Path) -> None:
         """Takes over a state that `save` wrote.
 
-        Raises DocumentError if the file is none, ArgumentError if it is another drafter's or another model's."""
+        Raises DocumentError if the file is none, ArgumentError if it is another drafter's, another model's, or of bytes
+        where tokens are drafted."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
@@ -194,13 +208,16 @@ class Drafting:
         if owner != self._owner:
             raise ArgumentError(
                 "drafter_state", str(path), f"a state of {self._owner}, not of {owner}",
-                "Give each drafter and model a file of its own.",
+                "Give each drafter and model a file of its own, and drafts of bytes and of tokens.",
             )  # fmt: skip
         self.state.restore(arrays)
 
     @property
     def _owner(self) -> str:
-        return f"{spec_of(self.drafter)} on {self.model.name} ({self.model.vocabulary.size} tokens)"
+        on = f"{spec_of(self.drafter)} on {self.model.name}"
+        return (
+            f"{on} ({self.model.vocabulary.size} tokens)" if self.unit == "tokens" else f"{on} (drafts of {self.unit})"
+        )
 
 
 def _permitted(tree: DraftTree, matcher: Matcher, vocabulary: int) -> DraftTree:

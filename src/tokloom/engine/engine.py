@@ -143,7 +143,8 @@ class Engine:
         if self.way is not None:
             policy = None if self.attention.plain else self.attention
             self.way.refuse(self.model, policy, self.predictor, self.drafter, self.search)
-        self._drafting = Drafting(self.drafter, self.model) if self.drafter is not None else None
+        unit = "tokens" if self.predictor is None else self.predictor.unit
+        self._drafting = Drafting(self.drafter, self.model, unit) if self.drafter is not None else None
         self._embed = shared(str(self.model.device))
         if self._drafting is not None and drafter_state is not None and Path(drafter_state).exists():
             self._drafting.load(drafter_state)

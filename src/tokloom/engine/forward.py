@@ -42,13 +42,7 @@ def new_store(
             f"{model.name} has layers of type {', '.join(foreign)}; tokloom's KV store serves full_attention and "
             "sliding_attention layers."
         )
-    if model.model.config._attn_implementation != NAME:
-        try:
-            model.model.set_attn_implementation(NAME)
-        except (ValueError, AttributeError) as error:
-            raise UnsupportedModelError(
-                f"{model.name} does not use transformers' attention interface: {error}"
-            ) from error
+    _use_own_attention(model)
     return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy), watch, memory)
 
 
@@ -56,7 +50,19 @@ def calibrated(model: LanguageModel, policy: AttentionPolicy) -> Calibration:
     """What the policy must know about the model; empty if it calibrates nothing."""
     if not policy.calibrates:
         return []
+    _use_own_attention(model)
     return calibration_of(model, policy, partial(forward, model))
+
+
+def _use_own_attention(model: LanguageModel) -> None:
+    """Has the model's layers call tokloom's attention function."""
+    if model.model.config._attn_implementation != NAME:
+        try:
+            model.model.set_attn_implementation(NAME)
+        except (ValueError, AttributeError) as error:
+            raise UnsupportedModelError(
+                f"{model.name} does not use transformers' attention interface: {error}"
+            ) from error
 
 
 class Job(NamedTuple):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from tokloom._core import KVBuffer, Pass
-from tokloom.attention.attend import attend_layer, count
+from tokloom._core import KVBuffer, LayerPlan, Pass
+from tokloom.attention.attend import attend_layer, conclude, tell
 from tokloom.attention.kv_store import KVLayer, KVStore
+from tokloom.attention.stage import AttentionPolicy
 from tokloom.engine.capture import Capture
 from tokloom.models.fused_decoder import FusedDecoder
 
@@ -38,17 +39,23 @@ def fused_pass(
     if capture is not None and capture.inside:
         tapped = torch.empty_like(hidden)
     between = capture is not None and not capture.inside and capture.layer < len(layers)
-    whole = not between and all(store.policy.plain and store.watch is None for store in stores)
+    plans: Plans | None = None
+    to: Destinations = []
+    policies = [store.policy for store in stores]
+    if not between and all(policy.plain or type(policy).plan is not AttentionPolicy.plan for policy in policies):
+        to = [[_reserved(layer) for layer in each] for each in layers]
+        plans = _plans(layers)
+    whole = plans is not None
     if capture is not None:
         capture.take(0, hidden)
     core_pass = Pass(
         hidden.data_ptr(), sequences, positions.data_ptr(), rotary, torch.get_num_threads(),
         torch_threads=not whole, tap=tapped.data_ptr(), tapped=capture.layer - 1 if tapped.numel() and capture else 0,
     )  # fmt: skip
-    if whole:
-        _all_layers(decoder, layers, core_pass)
+    if plans is not None:
+        _all_layers(decoder, layers, to, plans, core_pass)
     else:
-        _by_layer(decoder, layers, core_pass, hidden, capture)
+        _by_layer(decoder, layers, to, core_pass, hidden, capture)
     if capture is not None and capture.inside:
         capture.take_inside(tapped)
     elif capture is not None:
@@ -70,21 +77,51 @@ def fused_pass(
     return logits
 
 
-def _all_layers(decoder: FusedDecoder, layers: list[list[KVLayer]], core_pass: Pass) -> None:
-    """No policy wants to see anything: the core does all layers in one call."""
-    decoder.core.run(core_pass, [[_reserved(layer) for layer in each] for each in layers])
+Destinations = list[list[tuple[KVBuffer, int]]]
+"""Where the rows' keys and values go, by layer and sequence."""
+
+Plans = list[list[LayerPlan | None]]
+"""By layer and sequence; None where attention is dense."""
+
+
+def _plans(layers: list[list[KVLayer]]) -> Plans | None:
+    """What the policies have laid out for this pass; None if one wants to see its layers one by one."""
+    plans: Plans = []
     for each in layers:
+        plans.append([])
         for layer in each:
-            count(layer, None)
+            plan = None
+            if layer.window is None and not layer.policy.plain:
+                plan = layer.policy.plan(layer)
+                if plan is None:
+                    return None
+            plans[-1].append(plan)
+    return plans
+
+
+def _all_layers(
+    decoder: FusedDecoder, layers: list[list[KVLayer]], to: Destinations, plans: Plans, core_pass: Pass
+) -> None:
+    """No policy wants to be asked: the core does all layers in one call."""
+    decoder.core.run(core_pass, to, plans)
+    for each, laid_out in zip(layers, plans, strict=True):
+        for layer, plan in zip(each, laid_out, strict=True):
+            if plan is None:
+                tell(layer, None)
+            else:
+                conclude(layer, plan)
             layer.hold(None, None)
 
 
 def _by_layer(
-    decoder: FusedDecoder, layers: list[list[KVLayer]], core_pass: Pass, hidden: torch.Tensor, capture: Capture | None
-) -> None:
+    decoder: FusedDecoder, layers: list[list[KVLayer]], to: Destinations, core_pass: Pass, hidden: torch.Tensor,
+    capture: Capture | None,
+) -> None:  # fmt: skip
+    """to: empty if slots are to be taken layer by layer."""
     for index, (each, form) in enumerate(zip(layers, decoder.layers, strict=True)):
         queries = torch.empty(1, form.heads, len(hidden), form.head_dim)  # a tree's are held until it is accepted
-        decoder.core.attention_in(index, core_pass, [_reserved(layer) for layer in each], queries.data_ptr())
+        places = to[index] if to else [_reserved(layer) for layer in each]
+        decoder.core.attention_in(index, core_pass, places, queries.data_ptr())
         parts = torch.split(queries, [layer.step.rows for layer in each], dim=2)
         outs = [
             attend_layer(layer, part, form.scale, form.softcap, form.window, few=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from tokloom.attention.kv_store import Step
 from tokloom.decode.stage import DraftTree, Matcher, Prediction, Verified
+from tokloom.engine.acceptance import Following
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler, unpack
@@ -49,6 +51,7 @@ class Decoding:
         self._read = len(prompt)
         """How many of `tokens` the prediction has read."""
         self._asked: tuple[int, DraftTree, bool]
+        self.following: Following | None = None
         self._words = np.zeros((prediction.vocabulary.size + 31) // 32, dtype=np.int32)
 
     @property
@@ -65,13 +68,23 @@ class Decoding:
         self.begin(logits)
         yield self._chunk()
         while self.stop_reason is None:
+            start, spent = time.perf_counter(), self._spent
             asked = self.ask()
             if asked is not None:
+                before = len(self.tokens)
                 self.answer(self.prediction.rows(*asked))
+                if self.drafting is not None and not asked[1].skipped:
+                    seconds = time.perf_counter() - start - (self._spent - spent)
+                    self.drafting.passed(self.prediction, len(asked[0]), len(self.tokens) - before, seconds)
             yield self._chunk()
         tail = self.stream.finish()
         if tail:
             yield Chunk(tail, ())
+
+    @property
+    def _spent(self) -> float:
+        """Seconds that the drafter took so far."""
+        return self.following.spent if self.following is not None else 0.0
 
     def _chunk(self) -> Chunk:
         """What came since the last chunk."""
@@ -106,20 +119,22 @@ class Decoding:
     def begin(self, logits: torch.Tensor) -> None:
         """Takes the first token; `logits` (vocabulary,) are those after the prompt."""
         if self.drafting is not None:
-            self.drafting.state.read(self.tokens)
+            self.following = self.drafting.follow(self.tokens)
         self._take_certain()
         if not self.forced:
             self._take(self.sampler.draw(logits, self._allowed()))
 
-    def ask(self) -> tuple[list[int], Step] | None:
-        """The rows of the next pass: what was not read yet, and what is drafted. None if the text ended without one."""
+    def ask(self, beside: int = 0) -> tuple[list[int], Step] | None:
+        """The rows of the next pass: what was not read yet, and what is drafted. None if the text ended without one.
+
+        beside: rows that the pass has for other requests."""
         self._take_certain()
         if self.stop_reason is not None:
             return None
         first, room = self._read, self.prediction.room()
         unread = self.tokens[first : first + room]
         whole = first + len(unread) == len(self.tokens)
-        tree = self._draft(room, len(unread)) if whole else DraftTree()
+        tree = self._draft(room, len(unread), beside) if whole else DraftTree()
         chain = tree.below(unread[1:])
         skipped = len(unread) - whole
         if len(chain):
@@ -165,7 +180,8 @@ class Decoding:
         self.prediction.accept([*range(unread - 1), *(unread - 1 + row for row in path)])
         self._read += unread + len(path) - 1
         if self.drafting is not None:
-            self.drafting.learn(Verified(text, [text[-1], *tree.tokens], parents, logits, path), tree)
+            seen = Verified(text, [text[-1], *tree.tokens], parents, logits, path)
+            self.drafting.learn(seen, tree, self.tokens, self.following)
 
     def _take_certain(self) -> None:
         """Adds what the constraint makes certain, whatever the model says; it is read with what comes next."""
@@ -175,11 +191,11 @@ class Decoding:
                 if not self._take(token):
                     return
 
-    def _draft(self, room: int, unread: int) -> DraftTree:
+    def _draft(self, room: int, unread: int, beside: int) -> DraftTree:
         """What to verify in the next pass beside so many tokens that were not read yet."""
         if self.drafting is None:
             return DraftTree()
         left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
         # a token drafted beyond what is left is wasted
         depth = min(room - unread, left - 1, self.prediction.window - len(self.tokens) - 1)
-        return self.drafting.propose(self.tokens, depth, self.prediction, unread, self.matcher)
+        return self.drafting.propose(self.tokens, depth, self.prediction, unread, self.matcher, self.following, beside)

@@ -76,6 +76,8 @@ class OpenRequest:
         """The result, when the output has stopped."""
         if self.writer is None:
             self._account()
+            if self.drafting is not None:
+                self.drafting.settle()
         written, rule = self.written, self.rule
         assert written.stop_reason is not None
         return Result(

@@ -76,7 +76,7 @@ def searched(
     account = found.account
     row.counts = {
         "judged": judged, "branches": account.branches, "rows": account.rows, "drafted": account.drafted,
-        "accepted": account.accepted,
+        "accepted": account.accepted, **request.prediction.counts,
     }  # fmt: skip
     yield Chunk(found.text, found.tokens)
     return found

@@ -50,11 +50,14 @@ def _collect(running: dict[int, OpenRequest], results: dict[int, Result]) -> Non
 def _pass(requests: list[OpenRequest]) -> None:
     """The next tokens of each."""
     asked = []
+    beside = len(requests)  # a row of each at least
     for request in requests:
         with request.ledger.clock(request.row):
-            rows = request.decoding.ask()
+            rows = request.decoding.ask(beside - 1)
+        beside -= 1
         if rows is not None:
             asked.append((request, rows))
+            beside += len(rows[0])
     if not asked:
         return
     predictions = [(request.prediction, *rows) for request, rows in asked]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from tokloom.engine.request import Sampling
-from tokloom.errors import DocumentError, SpecError
+from tokloom.errors import DocumentError
 from tokloom.evaluate.stage import Example, Outcome, Task
 from tokloom.registry import method
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 OTHERS = ("translation", "summarization", "qa", "math_reasoning", "rag")
 """Categories as they stand in the file; all others are MT-Bench's."""
 
+SHIPPED = Path(__file__).parent / "data" / "spec_bench.jsonl"
+
 
 @method(stage="evaluate")
 class SpecBench(Task):
@@ -46,7 +48,7 @@ class SpecBench(Task):
     metric: ClassVar[str] = "same"
 
     path: str = ""
-    """Spec-Bench's question.jsonl: lines with question_id, category and turns."""
+    """Spec-Bench's question.jsonl: lines with question_id, category and turns; 24 of its questions if not given."""
     category: Literal["mt_bench", "translation", "summarization", "qa", "math_reasoning", "rag"] | None = None
     """One kind of questions; all if not given."""
     limit: int | None = Field(default=None, ge=1)
@@ -56,14 +58,10 @@ class SpecBench(Task):
     max_new_tokens: int = Field(default=128, ge=1)
     """Most tokens of an answer."""
 
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise SpecError("spec_bench:path", self.path, "the path of question.jsonl", "It is in Spec-Bench's data/.")
-
     def parts(self) -> Sequence[Task]:
         if self.category is not None:
             return (self,)
-        kinds = dict.fromkeys(category for _, category, _ in read(Path(self.path)))
+        kinds = dict.fromkeys(category for _, category, _ in read(Path(self.path or SHIPPED)))
         return [replace(cast("Any", self), category=kind) for kind in kinds]
 
     def examples(self, model: LanguageModel) -> Iterator[Example]:
@@ -71,7 +69,7 @@ class SpecBench(Task):
 
         plain = Engine(model)
         counted: dict[str, int] = {}
-        for key, category, question in read(Path(self.path)):
+        for key, category, question in read(Path(self.path or SHIPPED)):
             if self.category not in (None, category) or counted.get(category, 0) == self.limit:
                 continue
             if model.count(question) > self.longest:

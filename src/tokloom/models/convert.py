@@ -76,20 +76,23 @@ def _convert(gguf: Gguf, target: Path) -> None:
 
     status = f"Preparing {gguf.name}, this once: dequantizing its GGUF file"
     with Console(stderr=True).status(status), quiet(reader), workspace(target) as work:
-        file = gguf.files[0] if len(gguf.files) == 1 else _joined(gguf, work)
+        file = joined(gguf, work)
         model, tokenizer = _read_gguf(gguf.name, file)
         with atomic_directory(target) as draft:
             _save(model, tokenizer, draft)
             gguf_blocks.write(draft, gguf_blocks.collect(file, model))
 
 
-def _joined(gguf: Gguf, directory: Path) -> Path:
-    joined = directory / f"{gguf.name}.gguf"
-    with joined.open("wb") as whole:
+def joined(gguf: Gguf, directory: Path) -> Path:
+    """The whole file: itself if it is in one part, else its parts joined in `directory`."""
+    if len(gguf.files) == 1:
+        return gguf.files[0]
+    target = directory / f"{gguf.name}.gguf"
+    with target.open("wb") as whole:
         for part in gguf.files:
             with part.open("rb") as piece:
                 shutil.copyfileobj(piece, whole, 1 << 20)
-    return joined
+    return target
 
 
 def _read_gguf(name: str, file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -7,7 +7,8 @@ from typing import get_args
 from tokloom.errors import ArgumentError, GrammarError
 from tokloom.grammar.expression import Expression
 from tokloom.grammar.regex.assertions import ANYTHING, LARGEST, Translation, resolve, size, too_large
-from tokloom.grammar.regex.syntax import Dialect, Parser
+from tokloom.grammar.regex.escapes import Dialect
+from tokloom.grammar.regex.syntax import Parser
 
 __all__ = ["Dialect", "parse_regex"]
 
