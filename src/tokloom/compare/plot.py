@@ -62,13 +62,16 @@ def plot(rows: Sequence[Summary], cost: Cost, control: str | None = None) -> str
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"{rows[0].task}/{cost.key}"}):
         if len(labels) <= len(SERIES) + len(common):
             figure = Figure(figsize=(7.6, 4.1))
-            axes = figure.add_axes((0.09, 0.135, 0.60, 0.83))
+            axes = figure.add_axes((LEFT, 0.135, WIDTH, 0.83))
             _draw(axes, rows, cost, labels, common)
             axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
         else:
             figure = _panels(rows, cost, labels, common)
         return _inline(figure, f"{rows[0].metric} against {cost.axis}")
 
+
+LEFT, WIDTH = 0.115, 0.575
+"""Of the axes, as shares of a figure's width: a negative quality and its name need room."""
 
 _LEGEND: dict[str, Any] = {"frameon": False, "borderaxespad": 0, "fontsize": 9, "handlelength": 1.6}
 
@@ -82,10 +85,11 @@ def _panels(rows: Sequence[Summary], cost: Cost, labels: Sequence[str], common: 
     first = None
     for i, group in enumerate(groups):
         bottom = (3.0 * (len(groups) - 1 - i) + 0.6) / height
-        axes = figure.add_axes((0.09, bottom, 0.60, 2.6 / height), sharex=first, sharey=first)
+        axes = figure.add_axes((LEFT, bottom, WIDTH, 2.6 / height), sharex=first, sharey=first)
         shown = [*common, *group]
         _draw(axes, [row for row in rows if row.label in shown], cost, shown, common, among=rows)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
+        axes.set_ylabel(rows[0].metric)  # a panel is too low for more
         if i < len(groups) - 1:
             axes.set_xlabel("")
         first = first or axes
