@@ -1,5 +1,7 @@
 """llama.cpp on the same GGUF file, through llama-cpp-python, plain or with its prompt lookup.
 
+Paper: none (baseline)
+
 Formula: greedy; prompt_lookup: the draft is what followed the last tokens where they occurred before.
 
 Shapes: prompt tokens in, tokens out; batch 1, on the CPU, keys and values in 16 bits as is its default.
