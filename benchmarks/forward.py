@@ -20,7 +20,6 @@ import argparse
 import itertools
 import json
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -201,31 +200,13 @@ class Child:
         return found
 
 
-def gguf(model: str, directory: Path) -> Path | None:
-    """The model's GGUF file, its parts joined in `directory`."""
-    from tokloom.models import bundled
-
-    if model.endswith(".gguf"):
-        return Path(model)
-    if model not in bundled.BUNDLED:
-        return None
-    parts = bundled.find(bundled.BUNDLED[model])
-    if len(parts) == 1:
-        return parts[0]
-    whole = directory / "model.gguf"
-    with whole.open("wb") as file:
-        for part in parts:
-            with part.open("rb") as piece:
-                shutil.copyfileobj(piece, file)
-    return whole
-
-
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
     from rich.progress import Progress
     from weights import bandwidth  # beside this file
 
     import tokloom
+    from tokloom.models.convert import gguf_of, joined
 
     tokenizer = tokloom.load(args.model, weights="torch")
     text = tokenizer.encode(TEXT.read_text(encoding="utf-8"))
@@ -234,7 +215,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     contexts = [c for c in args.contexts if c + NEW + 20 <= window]
     names = [name for name in ENGINES if not args.only or name in args.only]
     with tempfile.TemporaryDirectory() as directory:
-        file = gguf(args.model, Path(directory))
+        source = gguf_of(args.model)
+        file = joined(source, Path(directory)) if source is not None else None
         commands = {n: [sys.executable, __file__, "--child", n, "--model", args.model] for n in names}
         if args.llama and file is not None:
             size = str(max(contexts) + NEW + 64)

@@ -11,9 +11,11 @@
 #include <utility>
 
 #include "attention.h"
+#include "bind_pointer.h"
 #include "layer_plan.h"
 
 namespace nb = nanobind;
+using tokloom::pointer;
 using tokloom::AttentionCall;
 using tokloom::LayerPlan;
 using tokloom::Storage;
@@ -21,11 +23,6 @@ using tokloom::Storage;
 namespace {
 
 using Strides = std::pair<size_t, size_t>;
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 }  // namespace
 

@@ -15,9 +15,11 @@
 #include <vector>
 
 #include "bind_attention.h"
+#include "bind_pointer.h"
 #include "decoder.h"
 
 namespace nb = nanobind;
+using tokloom::pointer;
 using tokloom::Decoder;
 using tokloom::Destination;
 using tokloom::KVBuffer;
@@ -32,11 +34,6 @@ using tokloom::Sequence;
 namespace {
 
 using NormArgument = std::pair<uintptr_t, float>;
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 using Destinations = std::vector<std::pair<const KVBuffer*, size_t>>;  // a buffer and the first slot, per sequence
 

@@ -12,10 +12,12 @@
 #include <utility>
 
 #include "bind_attention.h"
+#include "bind_pointer.h"
 #include "bind_selection.h"
 #include "layer_plan.h"
 
 namespace nb = nanobind;
+using tokloom::pointer;
 using tokloom::ClusterList;
 using tokloom::Density;
 using tokloom::Earlier;
@@ -24,11 +26,6 @@ using tokloom::LayerPlan;
 using tokloom::TokenPages;
 
 namespace {
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 Index::Map map_of(const std::string& name) {
   if (name == "own") return Index::Map::own;

@@ -9,19 +9,16 @@
 #include <utility>
 
 #include "bind_attention.h"
+#include "bind_pointer.h"
 #include "selection.h"
 
 namespace nb = nanobind;
+using tokloom::pointer;
 using tokloom::Reduce;
 using tokloom::ScoreCall;
 using tokloom::reduce_of;
 
 namespace {
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 using Strides = std::pair<size_t, size_t>;
 

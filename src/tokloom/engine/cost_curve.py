@@ -136,8 +136,12 @@ class LiveCurve:
             return
         old, new = self._saved, self.curve
         if any(abs(new.relative(width) / old.relative(width) - 1) > 0.1 for width in new.seconds):
-            write_atomic(self.file, json.dumps({"identity": list(self.identity), "seconds": new.seconds}, indent=1))
+            _write(self.file, self.identity, new)
             self._saved = new
+
+
+def _write(file: Path, identity: Sequence[object], curve: CostCurve) -> None:
+    write_atomic(file, json.dumps({"identity": list(identity), "seconds": curve.seconds}, indent=1))
 
 
 def _quartile(times: Iterable[float]) -> float:
@@ -179,5 +183,5 @@ def load_or_measure(model: LanguageModel) -> LiveCurve:
         except (ValueError, KeyError, AttributeError):
             path.unlink()  # not ours or damaged: measure anew
     curve = measure(model)
-    write_atomic(path, json.dumps({"identity": identity, "seconds": curve.seconds}, indent=1))
+    _write(path, identity, curve)
     return LiveCurve(curve, path, identity)

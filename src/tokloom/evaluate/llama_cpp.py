@@ -28,8 +28,7 @@ from pydantic import Field
 
 from tokloom.errors import CompositionError
 from tokloom.evaluate.peer import Answer, Peer
-from tokloom.models import bundled
-from tokloom.models.convert import Gguf, joined
+from tokloom.models.convert import Gguf, gguf_of, joined
 from tokloom.registry import method
 
 if TYPE_CHECKING:
@@ -78,11 +77,8 @@ class LlamaCpp(Peer):
     """Most tokens of prompt and output together."""
 
     def start(self, model: LanguageModel) -> _Session:
-        if model.name in bundled.BUNDLED:
-            file = Gguf(model.name, bundled.find(bundled.BUNDLED[model.name]))
-        elif Path(model.name).suffix.lower() == ".gguf":
-            file = Gguf(Path(model.name).stem, (Path(model.name).expanduser(),))
-        else:
+        file = gguf_of(model.name)
+        if file is None:
             raise CompositionError(self.name, model.name, "it reads GGUF files only")
         return _Session(self, file, sorted(model.eos_ids))
 

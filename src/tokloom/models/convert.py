@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokloom.atomic import atomic_directory, workspace, write_atomic
 from tokloom.errors import ArgumentError, ModelError, ModelNotFoundError, UnsupportedModelError
-from tokloom.models import gguf_blocks
+from tokloom.models import bundled, gguf_blocks
 from tokloom.models.cache import cache_dir
 from tokloom.models.pretrained import check_causal, check_tokenizer, read_weights
 from tokloom.models.quiet import quiet
@@ -34,6 +34,14 @@ class Gguf:
 
     name: str
     files: tuple[Path, ...]
+
+
+def gguf_of(name: str) -> Gguf | None:
+    """The file of a bundled model, or that `name` is the path of; None for a model without one."""
+    if name in bundled.BUNDLED:
+        return Gguf(name, bundled.find(bundled.BUNDLED[name]))
+    path = Path(name).expanduser()
+    return Gguf(path.stem, (path,)) if path.suffix.lower() == ".gguf" else None
 
 
 def converted(gguf: Gguf) -> Path:
