@@ -40,23 +40,25 @@ Index::Map map_of(const std::string& name) {
 void tokloom::bind_layer_plan(nb::module_& m) {
   nb::class_<Index>(m, "Index").def(
       "__init__",
-      [](Index* self, float scale, uintptr_t keys, const std::string& storage, size_t head_stride, size_t width, size_t page,
-         const std::string& map, uintptr_t table, const std::string& reduce, bool shared, bool first, uintptr_t use,
+      [](Index* self, float scale, uintptr_t keys, uintptr_t key_scales, const std::string& storage, size_t head_stride,
+         size_t width, size_t page, const std::string& map, uintptr_t table, const std::string& reduce, bool shared, bool first, uintptr_t use,
          const std::pair<size_t, size_t>& token_pages, const std::pair<uintptr_t, size_t>& page_of,
          const std::pair<uintptr_t, size_t>& consecutive) {
         const auto [size, batch] = token_pages;
         if (size && (batch == 0 || batch % size)) throw nb::value_error("a batch is not whole pages");
         if (page == 0) throw nb::value_error("page is 0");
         if (page > 1 && !keys) throw nb::value_error("pages need keys of their own");
+        if (keys && storage_of(storage) == Storage::int8 && !key_scales) throw nb::value_error("int8 needs scales");
         const Index::Map kind = map_of(map);
         if ((kind == Index::Map::elements || kind == Index::Map::product) && !table) throw nb::value_error("map needs a table");
-        new (self) Index{pointer<const void>(keys), storage_of(storage),       head_stride,        width, page, scale, kind,
-                         pointer<const void>(table), reduce_of(reduce), shared, first, pointer<const uint8_t>(use),
+        new (self) Index{pointer<const void>(keys), pointer<const float>(key_scales), storage_of(storage), head_stride,
+                         width, page, scale, kind, pointer<const void>(table), reduce_of(reduce), shared, first,
+                         pointer<const uint8_t>(use),
                          TokenPages{size, batch, pointer<const int64_t>(page_of.first), page_of.second,
                                     pointer<const void>(consecutive.first), consecutive.second}};
       },
-      nb::kw_only(), nb::arg("scale"), nb::arg("keys") = 0, nb::arg("storage") = "fp32", nb::arg("head_stride") = 0,
-      nb::arg("width") = 0, nb::arg("page") = 1, nb::arg("map") = "own", nb::arg("table") = 0,
+      nb::kw_only(), nb::arg("scale"), nb::arg("keys") = 0, nb::arg("key_scales") = 0, nb::arg("storage") = "fp32",
+      nb::arg("head_stride") = 0, nb::arg("width") = 0, nb::arg("page") = 1, nb::arg("map") = "own", nb::arg("table") = 0,
       nb::arg("reduce") = "mass", nb::arg("shared") = false, nb::arg("first") = false, nb::arg("use") = 0,
       nb::arg("token_pages") = std::pair<size_t, size_t>(), nb::arg("page_of") = std::pair<uintptr_t, size_t>(),
       nb::arg("consecutive") = std::pair<uintptr_t, size_t>())

@@ -131,6 +131,7 @@ ScoreCall LayerPlan::scoring(const Index& index, const AttentionCall& call, Pass
   }
   if (index.keys) {
     score.keys = index.keys, score.storage = index.storage, score.head_stride = index.head_stride;
+    score.key_scales = index.key_scales;
   } else {
     score.keys = call.keys, score.storage = call.storage, score.head_stride = call.capacity;
     score.key_scales = call.key_scales, score.centres = call.centres;

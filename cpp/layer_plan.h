@@ -29,6 +29,7 @@ struct Index {
   enum class Map { own, signs, elements, product };
 
   const void* keys = nullptr;  // (kv_heads, *, width), `head_stride` entries between heads; nullptr: the layer's keys
+  const float* key_scales = nullptr;  // int8 only: (kv_heads, *), `head_stride` apart
   Storage storage = Storage::f32;
   std::size_t head_stride = 0, width = 0;
   std::size_t page = 1;  // slots of an entry

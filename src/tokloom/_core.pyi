@@ -100,7 +100,8 @@ class Index:
 
     Args:
         scale: of scores; keys: (kv_heads, *, width) of `storage`, `head_stride` entries between heads, one entry for
-            each `page` slots from the first on; 0: the layer's keys.
+            each `page` slots from the first on; 0: the layer's keys. key_scales: of int8, float32 (kv_heads, *), as
+            far apart.
         map: how queries become those of the index: "own", as they are; "signs", [max(q, 0), min(q, 0)]; "elements",
             those that `table`, int64 (heads, width), lists; "product" with `table`, float32 (heads, head_dim, width).
         reduce, shared: as of `score_slots`; first: of pages, the first one is always taken.
@@ -116,6 +117,7 @@ class Index:
         *,
         scale: float,
         keys: int = 0,
+        key_scales: int = 0,
         storage: str = "fp32",
         head_stride: int = 0,
         width: int = 0,

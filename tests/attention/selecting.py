@@ -37,6 +37,12 @@ def votes(queries: torch.Tensor, keys: torch.Tensor, candidates: list[int], scal
     return total
 
 
+def in_int8(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (..., d) rounded to levels of -127 to 127 times a scale of their own."""
+    scale = rows.abs().amax(-1, keepdim=True) / 127
+    return (rows / scale).round() * scale
+
+
 def best(scores: dict[int, float], count: int) -> list[int]:
     return sorted(scores, key=lambda j: -scores[j])[:count]
 

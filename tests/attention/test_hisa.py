@@ -41,11 +41,12 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, block: int
             for q, k in grouped(queries, keys)
         ]
 
-    check(tiny_llama, Hisa(**POLICY, block=block, ratio=ratio), chosen)
+    check(tiny_llama, Hisa(**POLICY, block=block, ratio=ratio, host="select"), chosen)
 
 
 def test_all_blocks_are_the_host_alone(tiny_llama: LanguageModel) -> None:
-    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0), exact)
+    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0, host="select"), exact)
+    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0), rounded)
 
 
 def test_a_host_that_is_calibrated(tiny_llama: LanguageModel) -> None:

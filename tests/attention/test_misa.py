@@ -37,7 +37,7 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, active: in
             scores = vote(queries, keys, range(4), best(scores, int(enlarge * LEFT + 0.5)))
         return [set(best(scores, LEFT))]
 
-    check(tiny_llama, Misa(**POLICY, active=active, block=4, enlarge=enlarge), chosen)
+    check(tiny_llama, Misa(**POLICY, active=active, block=4, enlarge=enlarge, index="keys"), chosen)
 
 
 def test_after_another_filter_each_kv_head_decides(tiny_llama: LanguageModel) -> None:

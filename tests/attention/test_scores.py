@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokloom.attention import scores as module
 from tokloom.attention.kv_layer import PRECISIONS, KVLayer
 from tokloom.attention.page_index import PageIndex, mean, score_pages
-from tokloom.attention.scores import Span, largest, score_slots, scores_of_slots
-from tokloom.attention.selection import best_slots
+from tokloom.attention.scores import Entries, Span, largest, score_slots, scores_of_slots
+from tokloom.attention.selection_parts import best_slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.attention.step import Step
 
@@ -85,14 +85,15 @@ def test_core_and_torch_equal_the_definition(data: st.DataObject) -> None:
     if draw(st.booleans()):
         use = torch.rand(heads, rows, generator=generator) < 0.5
     if draw(st.booleans()):  # an index with room to grow, as `PageIndex` holds it
-        held = torch.randn(1, kv_heads, count + 7, width, generator=generator)
-        keys = held[:, :, :count]
+        of = PRECISIONS[draw(st.sampled_from(list(PRECISIONS)))]
+        held = of.encode(torch.randn(1, kv_heads, count + 7, width, generator=generator))
+        keys = Entries(of, [part[:, :, :count] for part in held], width)
     options = {"keys": keys, "scale": scale, "reduce": reduce, "shared": shared, "among": among, "use": use}
     assert layer.core is not None
     got = score_slots(layer, queries, span, **options)
     layer.slots.core = None
     slow = score_slots(layer, queries, span, **options)
-    scored = (layer.keys if keys is None else keys)[0]
+    scored = (layer.keys if keys is None else keys.rows())[0]
     expected = torch.tensor(
         by_definition(
             queries[0], scored, span, width**-0.5 if scale is None else scale, reduce, shared,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.attention.selecting import best, check, grouped, prompt_read, votes
 from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_select import LEFT, POLICY
-from tokloom.attention import selection
+from tokloom.attention import key_scores
 from tokloom.attention.select import Select
 from tokloom.attention.step import Step
 from tokloom.attention.tidal_decode import ChosenLayers, TidalDecode, best_layers
@@ -68,9 +68,9 @@ def test_a_layer_with_a_window_leaves_the_choice_to_the_next(tiny_llama: Languag
 
 def test_only_chosen_layers_score(tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
-    whole = selection.ExactScores.lower
+    whole = key_scores.KeyScores.lower
     monkeypatch.setattr(
-        selection.ExactScores,
+        key_scores.KeyScores,
         "lower",
         lambda self, layer, *a, **k: scored.append(layer.index) or whole(self, layer, *a, **k),
     )

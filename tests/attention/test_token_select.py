@@ -50,7 +50,7 @@ def test_steps_equal_the_formula(tiny_llama: LanguageModel, similarity: float) -
     reference.register("formula", brute_force_visible(30, similarity))
     tiny_llama.model.set_attn_implementation("formula")
     expected = reference_logits(tiny_llama, tokens)
-    store = new_store(tiny_llama, TokenSelect(**POLICY, similarity=similarity), 0)
+    store = new_store(tiny_llama, TokenSelect(**POLICY, similarity=similarity, index="keys"), 0)
     for _ in prefill(tiny_llama, store, tokens[:30], 64):
         pass
     for i in range(30, 44):
@@ -60,7 +60,7 @@ def test_steps_equal_the_formula(tiny_llama: LanguageModel, similarity: float) -
 
 @pytest.mark.parametrize("similarity", [2.0, 0.3])
 def test_a_tree_is_lossless_under_selection(tiny_llama: LanguageModel, similarity: float) -> None:
-    policy = TokenSelect(**POLICY, similarity=similarity)
+    policy = TokenSelect(**POLICY, similarity=similarity, index="keys")
     tokens = some_tokens(tiny_llama, 46)
     single, tree = new_store(tiny_llama, policy, 0), new_store(tiny_llama, policy, 0)
     for store in (single, tree):

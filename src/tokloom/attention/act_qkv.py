@@ -29,10 +29,10 @@ from pydantic import Field
 from tokloom.attention.fasa import sample
 from tokloom.attention.page_index import PageIndex, mean, score_pages
 from tokloom.attention.scores import Scores, Span
-from tokloom.attention.selection import (
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import (
     Picker,
     Scorer,
-    Selecting,
     best_first,
     best_slots,
     prefix,

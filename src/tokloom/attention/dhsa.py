@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
-from tokloom.attention.scores import Scores, Span, score_slots
-from tokloom.attention.selection import Scorer, Selecting
+from tokloom.attention.scores import Entries, Scores, Span, score_slots
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Scorer
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -128,8 +129,9 @@ class ChunkScores(Scorer):
         ends = torch.searchsorted(chunks.ends, span.ends.long(), right=True)  # chunks that each row may choose
         last = int(ends.max())
         if last:
+            assert chunks.keys is not None  # there are chunks
             allowed = Span(0, ends.to(torch.int32), last)
-            scores = score_slots(layer, queries.float(), allowed, keys=chunks.keys)
+            scores = score_slots(layer, queries.float(), allowed, keys=Entries.of(chunks.keys))
             of = chunks.of[: span.last].to(queries.device)
             of = of[of < last]
             values[..., : len(of)] = scores.index_select(-1, of)

@@ -27,7 +27,8 @@ from pydantic import Field
 
 from tokloom.attention.page_index import PageIndex
 from tokloom.attention.scores import Scores, Span, scores_of_slots
-from tokloom.attention.selection import Scorer, Selecting
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Scorer
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
@@ -73,9 +74,9 @@ class DominantChunks(Scorer):
 
         def chosen(keys: torch.Tensor) -> torch.Tensor:
             keys = keys[:, :, :, 0].float()
-            return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1)).bfloat16()
+            return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1))
 
-        return PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last)
+        return PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last, "int8")
 
 
 def sample(keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

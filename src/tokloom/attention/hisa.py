@@ -28,7 +28,8 @@ from pydantic import Field
 from tokloom import registry
 from tokloom.attention.page_index import PageIndex, mean, score_pages
 from tokloom.attention.scores import Scores, Span
-from tokloom.attention.selection import Scorer, Selecting, best_slots
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Scorer, best_slots
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -93,7 +94,7 @@ class Hisa(Selecting, AttentionPolicy):
     """Tokens in a block (128 in the paper, for contexts of 32k and more)."""
     ratio: float = Field(default=0.25, gt=0, le=1)
     """Share of the blocks that survive."""
-    host: str = "select"
+    host: str = "select:index=int8"
     """The method whose scorer rates the tokens of the surviving blocks."""
 
     def own_scorer(self) -> Scorer:

@@ -25,8 +25,9 @@ import torch
 from pydantic import Field
 
 from tokloom._core import Index
-from tokloom.attention.scores import Scores, Span, score_slots
-from tokloom.attention.selection import Scorer, Selecting
+from tokloom.attention.scores import Entries, Scores, Span, score_slots
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Scorer
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -180,14 +181,14 @@ class PageScores(Scorer):
             assert pages.clustered is not None
             centres = pages.clustered[:, : whole // self.size].view(batch, layer.kv_heads, -1, width)
             every = Span(0, torch.full((rows,), whole // self.size, dtype=torch.int32), whole // self.size)
-            scores = score_slots(layer, queries, every, keys=centres)
+            scores = score_slots(layer, queries, every, keys=Entries.of(centres))
             index = pages.page[:, :whole].view(batch, layer.kv_heads, 1, whole)
             values[..., :whole] = scores.gather(-1, index.expand(-1, -1, rows, -1))
         ends = span.ends // self.size
         last, first = int(ends.max()), whole // self.size
         if last > first:
             assert pages.consecutive is not None
-            scores = score_slots(layer, queries, Span(first, ends, last), keys=pages.consecutive)
+            scores = score_slots(layer, queries, Span(first, ends, last), keys=Entries.of(pages.consecutive))
             values[..., whole : last * self.size] = scores[..., first:].repeat_interleave(self.size, dim=-1)
         slots = torch.arange(span.last, device=queries.device)
         limits = span.ends.to(queries.device)[:, None]

@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
-from tokloom._core import Index
+from tokloom.attention.key_scores import Source, index_by, scores_by
 from tokloom.attention.page_index import PageIndex, mean
 from tokloom.attention.scores import Scores, Span, scores_of_slots
-from tokloom.attention.selection import Scorer, Selecting, best_slots
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Scorer, best_slots
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom._core import LayerPlan
+    from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
 
@@ -42,29 +43,30 @@ class RoutedHeads(Scorer):
     active: int
     block: int
     enlarge: float
+    index: Source
 
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
         if among is not None and among.shape[1] > 1:  # narrowed down for each KV head, which then decides by itself
-            return scores_of_slots(layer, queries, span, among=among)
+            return scores_by(layer, queries, span, self.index, among=among)
         use = self.route(layer, queries, span)
-        scores = scores_of_slots(layer, queries, span, shared=True, use=use, among=among)
+        scores = scores_by(layer, queries, span, self.index, shared=True, use=use, among=among)
         if self.enlarge > 1 and among is None:
             among = best_slots(scores, min(scores.items, math.ceil(self.enlarge * budget)))
             scores = scores_of_slots(layer, queries, span, shared=True, among=among)
         return scores
 
     def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
-        scale = layer.width**-0.5
         if narrowed:
-            return Index(scale=scale)
+            return index_by(layer, span, self.index, shared=False)
         index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
         plan.route(index.lowered(1.0), self.active)
-        every = Index(scale=scale, shared=True)
-        if self.enlarge > 1:
-            plan.narrow(every, math.ceil(self.enlarge * budget))
-        return every
+        rated = index_by(layer, span, self.index, shared=True)
+        if self.enlarge <= 1:
+            return rated
+        plan.narrow(rated, math.ceil(self.enlarge * budget))
+        return index_by(layer, span, "keys", shared=True)
 
     def route(self, layer: KVLayer, queries: torch.Tensor, span: Span) -> torch.Tensor | None:
         """The heads that score, bool (heads, rows); None for all."""
@@ -73,7 +75,7 @@ class RoutedHeads(Scorer):
             return None
         index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
         full = span.ends // self.block
-        means = index.entries[:, :, : int(full.max())]
+        means = index.entries.rows()[:, :, : int(full.max())]
         grouped = queries.float().view(batch, means.shape[1], -1, rows, width)
         energies = (grouped @ means[:, :, None].transpose(-1, -2)).relu_()  # (batch, kv_heads, group, rows, blocks)
         if rows > 1:  # a row knows the blocks before its own local window
@@ -95,5 +97,9 @@ class Misa(Selecting, AttentionPolicy):
     enlarge: float = Field(default=1.0, ge=1)
     """Candidates that all heads rate again, in budgets; 1 for none (the paper's hierarchical variant has more)."""
 
+    index: Source = Field(default="int8")
+    """What is scored: an int8 copy of the keys (an eighth of the store more, where that is of float32), or the keys
+    themselves. Candidates are rated again by the keys."""
+
     def own_scorer(self) -> Scorer:
-        return RoutedHeads(self.active, self.block, self.enlarge)
+        return RoutedHeads(self.active, self.block, self.enlarge, self.index)

@@ -9,50 +9,52 @@ import torch
 
 from tokloom._core import Index
 from tokloom.attention.kv_layer import KVLayer
-from tokloom.attention.scores import STORAGES, Reduce, Scores, Span, scores_of_pages
+from tokloom.attention.precision import PRECISIONS
+from tokloom.attention.scores import Entries, Reduce, Scores, Span, scores_of_pages
 
 
 class PageIndex:
-    """Entries of full pages of `size` slots: (batch, kv_heads, pages, width), grown by half when it is full.
+    """Entries of full pages of `size` slots, grown by half when it is full.
 
     Only slots of the past are in it, which are part of the text for good.
     """
 
-    def __init__(self, size: int, describe: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """`describe` makes entries (batch, kv_heads, pages, width) of keys (batch, kv_heads, pages, size, head_dim)."""
-        self.size, self._describe = size, describe
-        self.count = 0
-        self._held: torch.Tensor | None = None
+    def __init__(self, size: int, describe: Callable[[torch.Tensor], torch.Tensor], precision: str = "fp32") -> None:
+        """`describe` makes entries (batch, kv_heads, pages, width) of keys (batch, kv_heads, pages, size, head_dim);
+        `precision`, one of `PRECISIONS`, is what they are kept in."""
+        self.size, self.precision, self._describe = size, precision, describe
+        self.count, self._width = 0, 0
+        self._held: list[torch.Tensor] = []
 
     @classmethod
     def of(
-        cls, layer: KVLayer, name: str, size: int, describe: Callable[[torch.Tensor], torch.Tensor], span: int
+        cls,
+        layer: KVLayer,
+        name: str,
+        size: int,
+        describe: Callable[[torch.Tensor], torch.Tensor],
+        span: int,
+        precision: str = "fp32",
     ) -> PageIndex:
         """The layer's index of that name, with all full pages among the first `span` slots at least."""
         index = layer.notes.get(name)
         if index is None:
-            index = layer.notes[name] = cls(size, describe)
+            index = layer.notes[name] = cls(size, describe, precision)
         index._extend(layer, span)
         return index
 
     @property
-    def entries(self) -> torch.Tensor:
-        """(batch, kv_heads, pages, width), a view."""
-        assert self._held is not None  # `of` makes it
-        return self._held[:, :, : self.count]
+    def entries(self) -> Entries:
+        """`count` of them; a view."""
+        return Entries(PRECISIONS[self.precision], [part[:, :, : self.count] for part in self._held], self._width)
 
     def lowered(self, scale: float, **how: Any) -> Index:
         """The index as the core takes it; how: as of `tokloom._core.Index`. Valid until the next entry is made."""
-        held = self._held
-        assert held is not None  # `of` makes it
-        return Index(
-            scale=scale, keys=held.data_ptr(), storage=STORAGES[held.dtype], head_stride=held.shape[2],
-            width=held.shape[3], page=self.size, **how,
-        )  # fmt: skip
+        return Index(scale=scale, width=self._width, page=self.size, **self.entries.core_arguments, **how)
 
     @property
     def bytes(self) -> int:
-        return 0 if self._held is None else self._held.numel() * self._held.element_size()
+        return sum(part.nbytes for part in self._held)
 
     def rewind(self, slots: int) -> None:
         """Forgets pages with slots from `slots` on."""
@@ -60,24 +62,27 @@ class PageIndex:
 
     def fork(self) -> PageIndex:
         """An independent copy."""
-        other = PageIndex(self.size, self._describe)
-        other.count, other._held = self.count, None if self._held is None else self._held.clone()
+        other = PageIndex(self.size, self._describe, self.precision)
+        other.count, other._width, other._held = self.count, self._width, [part.clone() for part in self._held]
         return other
 
     def _extend(self, layer: KVLayer, span: int) -> None:
-        if span // self.size <= self.count and self._held is not None:
+        if span // self.size <= self.count and self._held:
             return
         # All of the past at once, so that while decoding the work is not done anew for every token.
         pages = max(span, layer.past) // self.size
         keys = layer.key_range(self.count * self.size, pages * self.size)
         new = self._describe(keys.reshape(*keys.shape[:2], pages - self.count, self.size, keys.shape[-1]))
-        if self._held is None or self._held.shape[2] < pages:
+        self._width = new.shape[-1]
+        parts = PRECISIONS[self.precision].encode(new)
+        if not self._held or self._held[0].shape[2] < pages:
             room = max(pages, 64, self.count * 3 // 2)
-            grown = new.new_empty(*new.shape[:2], room, new.shape[-1])
-            if self._held is not None:
-                grown[:, :, : self.count] = self._held[:, :, : self.count]
+            grown = [part.new_empty(*part.shape[:2], room, *part.shape[3:]) for part in parts]
+            for to, held in zip(grown, self._held, strict=bool(self._held)):
+                to[:, :, : self.count] = held[:, :, : self.count]
             self._held = grown
-        self._held[:, :, self.count : pages] = new
+        for held, part in zip(self._held, parts, strict=True):
+            held[:, :, self.count : pages] = part
         self.count = pages
 
 

@@ -25,7 +25,8 @@ from pydantic import Field
 
 from tokloom.attention.page_index import PageIndex, score_pages
 from tokloom.attention.scores import Scores, Span
-from tokloom.attention.selection import Scorer, Selecting
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Scorer
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -53,12 +54,12 @@ class PageBounds(Scorer):
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
-        index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last)
+        index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last, "bf16")
         signed = torch.cat([queries.clamp_min(0), queries.clamp_max(0)], dim=-1)
         return score_pages(layer, signed, span, index, scale=queries.shape[-1] ** -0.5)
 
     def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
-        index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last)
+        index = PageIndex.of(layer, f"bounds of {self.page}", self.page, bounds, span.last, "bf16")
         return index.lowered(layer.width**-0.5, map="signs")
 
 

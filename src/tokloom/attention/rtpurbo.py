@@ -33,7 +33,8 @@ from tokloom.attention.attend import attention_weights
 from tokloom.attention.calibration import REPEATED
 from tokloom.attention.page_index import PageIndex
 from tokloom.attention.scores import Scores, Span, scores_of_slots
-from tokloom.attention.selection import Picker, Scorer, Selecting
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Picker, Scorer
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.attention.top_p import Nucleus
 from tokloom.registry import method
@@ -96,9 +97,10 @@ class LowRankIndexer(Scorer):
         to_key = layer.calibration["to_key"]
 
         def low_rank(keys: torch.Tensor) -> torch.Tensor:
-            return (keys[:, :, :, 0].float() @ to_key).bfloat16()
+            low: torch.Tensor = keys[:, :, :, 0].float() @ to_key
+            return low
 
-        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last)
+        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last, "bf16")
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:

@@ -15,9 +15,44 @@ from tokloom._core import choose_slots
 from tokloom._core import score_slots as core_score_slots
 from tokloom._core import select_slots as core_select_slots
 from tokloom.attention.kv_layer import KVLayer
+from tokloom.attention.precision import Plain, Precision
 
 Reduce = Literal["most", "sum", "mass"]
 """How query heads become one score: the largest, the sum, or the sum of their softmaxes."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What is scored in place of a layer's keys: rows that a policy makes of them.
+
+    parts: as `precision` stores rows of `width` elements, (batch, kv_heads, n, ...) each, a head's rows one after
+        another and all parts with room for as many.
+    """
+
+    precision: Precision
+    parts: list[torch.Tensor]
+    width: int
+
+    @classmethod
+    def of(cls, rows: torch.Tensor) -> Entries:
+        """Rows (batch, kv_heads, n, width) as they are."""
+        return cls(Plain(rows.dtype), [rows], rows.shape[-1])
+
+    def rows(self) -> torch.Tensor:
+        """float32 (batch, kv_heads, n, width)."""
+        return self.precision.decode(self.parts, self.width, torch.float32)
+
+    @property
+    def head_stride(self) -> int:
+        """Rows from one KV head to the next."""
+        return self.parts[0].stride(1) // self.parts[0].shape[-1]
+
+    @property
+    def core_arguments(self) -> dict[str, Any]:
+        """What the core takes of them."""
+        rows, *scales = (part.data_ptr() for part in self.parts)
+        held = {"keys": rows, "storage": self.precision.core, "head_stride": self.head_stride}
+        return held | {"key_scales": scales[0]} if scales else held
 
 
 @dataclass
@@ -71,7 +106,7 @@ def scores_of_slots(
     queries: torch.Tensor,
     span: Span,
     *,
-    keys: torch.Tensor | None = None,
+    keys: Entries | None = None,
     scale: float | None = None,
     reduce: Reduce = "mass",
     shared: bool = False,
@@ -94,13 +129,9 @@ def scores_of_slots(
     return Scores(values, among, shares=reduce == "mass", items=items, select=fast)
 
 
-def _in_core(layer: KVLayer, queries: torch.Tensor, keys: torch.Tensor | None) -> bool:
+def _in_core(layer: KVLayer, queries: torch.Tensor, keys: Entries | None) -> bool:
     core = layer.core is not None and layer.holes is None and queries.dtype == torch.float32 and queries.shape[0] == 1
-    return core and (keys is None or keys.dtype in STORAGES)
-
-
-STORAGES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-"""What an index may be of, as the core calls it."""
+    return core and (keys is None or keys.precision.core is not None)
 
 
 class _CoreCall:
@@ -111,7 +142,7 @@ class _CoreCall:
         layer: KVLayer,
         queries: torch.Tensor,
         span: Span,
-        keys: torch.Tensor | None,
+        keys: Entries | None,
         scale: float | None,
         reduce: Reduce,
         shared: bool,
@@ -126,7 +157,7 @@ class _CoreCall:
             stored: dict[str, Any] = {name: held[name] for name in ("keys", "storage", "key_scales", "centres")}
             stored["head_stride"] = held["capacity"]
         else:
-            stored = {"keys": keys.data_ptr(), "storage": STORAGES[keys.dtype], "head_stride": keys.stride(1) // width}
+            stored = keys.core_arguments
         if among is not None:
             among = among.contiguous()
             stored |= {
@@ -175,13 +206,13 @@ def scores_of_pages(
     queries: torch.Tensor,
     span: Span,
     pages: Span,
-    entries: torch.Tensor,
+    entries: Entries,
     size: int,
     reduce: Reduce,
     scale: float | None,
     first: bool,
 ) -> Scores:
-    """Scores of the pages of `size` slots that overlap a span, by their entries (batch, kv_heads, pages, width).
+    """Scores of the pages of `size` slots that overlap a span, by their entries.
 
     pages: those that are full. The page at a row's end, which may not be full yet, is always taken; the first one too
         if `first`.
@@ -210,7 +241,7 @@ def score_slots(
     queries: torch.Tensor,
     span: Span,
     *,
-    keys: torch.Tensor | None = None,
+    keys: Entries | None = None,
     scale: float | None = None,
     reduce: Reduce = "most",
     shared: bool = False,
@@ -221,8 +252,7 @@ def score_slots(
 
     Args:
         queries: float32 (batch, heads, rows, width).
-        keys: what is scored instead of the layer's keys, float32 or bf16 (batch, kv_heads, items >= span.last, width),
-            the last dimension contiguous: an index of the policy's own.
+        keys: what is scored instead of the layer's keys, at least span.last of it: an index of the policy's own.
         scale: 1 / sqrt(width) if left out.
         shared: one result for all KV heads.
         among: int64 (batch, kv_heads or 1, rows or 1, chosen): only these are scored, -1 for none.
@@ -234,7 +264,7 @@ def score_slots(
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     if _in_core(layer, queries, keys):
         return _CoreCall(layer, queries, span, keys, scale, reduce, shared, among, use).score()
-    compared = layer.keys if keys is None else keys
+    compared = layer.keys if keys is None else keys.rows()
     holes = layer.holes if keys is None else None
     compared = (compared if among is not None else compared[:, :, : span.last]).float()
     return _scores(compared, queries.float(), span, scale, reduce, shared, among, use, holes)

@@ -11,7 +11,11 @@ Effect: exact top-k is what indexes approximate: at 10% of the slots needles are
 
 from __future__ import annotations
 
+from pydantic import Field
+
+from tokloom.attention.key_scores import KeyScores, Source
 from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Scorer
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
@@ -19,3 +23,10 @@ from tokloom.registry import method
 @method(stage="attention")
 class Select(Selecting, AttentionPolicy):
     """Exact top-k; each part exchangeable."""
+
+    index: Source = Field(default="keys")
+    """What is scored: the keys themselves, or an int8 copy of them (an eighth of the store more, where that is of
+    float32)."""
+
+    def own_scorer(self) -> Scorer:
+        return KeyScores(source=self.index)

@@ -29,7 +29,9 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.attend import attention_weights
-from tokloom.attention.selection import ExactScores, Schedule, Scorer, Selecting
+from tokloom.attention.key_scores import KeyScores
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Schedule, Scorer
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -155,7 +157,7 @@ class TidalDecode(Selecting, AttentionPolicy):
         super().__post_init__()
 
     def own_scorer(self) -> Scorer:
-        return ExactScores(shared=True)
+        return KeyScores(shared=True)
 
     def own_schedule(self) -> Schedule:
         return ChosenLayers(self.layers, self.share)

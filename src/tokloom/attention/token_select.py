@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
-from tokloom.attention.selection import ExactScores, Schedule, Scorer, Selecting
+from tokloom.attention.key_scores import KeyScores, Source
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Schedule, Scorer
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 
@@ -128,8 +130,12 @@ class TokenSelect(Selecting, AttentionPolicy):
     similarity: float = Field(default=0.9)
     """Cosine of queries from which on the last selection is used again; above 1 it is made anew every time."""
 
+    index: Source = Field(default="int8")
+    """What is scored: an int8 copy of the keys (an eighth of the store more, where that is of float32), or the keys
+    themselves."""
+
     def own_scorer(self) -> Scorer:
-        return ExactScores(shared=True)
+        return KeyScores(shared=True, source=self.index)
 
     def own_schedule(self) -> Schedule:
         return WhileSimilar(self.similarity)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tokloom.attention.scores import Scores
-from tokloom.attention.selection import Picker, Selecting, best_first, prefix, slots_of
+from tokloom.attention.selection import Selecting
+from tokloom.attention.selection_parts import Picker, best_first, prefix, slots_of
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.registry import method
 

@@ -1,0 +1,54 @@
+"""Scores by an int8 copy of the keys: those of the rounded keys; no copy where it would save nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.attention.selecting import best, check, in_int8, prompt_read, votes
+from tests.attention.test_attend import some_tokens
+from tests.attention.test_fasa import rounded
+from tests.attention.test_scores import filled
+from tests.attention.test_select import LEFT, POLICY
+from tokloom.attention.key_scores import scores_by
+from tokloom.attention.misa import Misa
+from tokloom.attention.scores import Span
+from tokloom.attention.select import Select
+from tokloom.attention.selection_parts import best_slots
+from tokloom.attention.token_select import TokenSelect
+from tokloom.models.language_model import LanguageModel
+
+
+def test_steps_and_trees_equal_the_formula_of_rounded_keys(tiny_llama: LanguageModel) -> None:
+    check(tiny_llama, Select(**POLICY, index="int8"), rounded)
+
+
+def test_one_choice_for_all_heads(tiny_llama: LanguageModel) -> None:
+    def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
+        scores = dict.fromkeys(candidates, 0.0)
+        for h in range(len(queries)):
+            for j, weight in votes(queries[h : h + 1], in_int8(keys[h]), candidates, 0.25).items():
+                scores[j] += weight
+        return [set(best(scores, LEFT))]
+
+    check(tiny_llama, TokenSelect(**POLICY, similarity=2.0, prompt=False), chosen)
+    check(tiny_llama, Misa(**POLICY, active=4), chosen)
+
+
+@pytest.mark.parametrize("precision", [None, "bf16", "int8", "int4"])
+def test_the_best_are_nearly_the_same(precision: str | None) -> None:
+    layer = filled(2000, 2, 64, precision)
+    queries = torch.randn(1, 6, 1, 64, generator=torch.Generator().manual_seed(0))
+    span = Span(4, torch.tensor([1990], dtype=torch.int32), 1990)
+    exact, copied = (best_slots(scores_by(layer, queries, span, source), 200) for source in ("keys", "int8"))
+    for some, others in zip(exact[0, :, 0].tolist(), copied[0, :, 0].tolist(), strict=True):
+        assert len(set(some) & set(others)) >= 195
+    assert ("int8 keys" in layer.notes) == (precision in (None, "bf16"))
+
+
+def test_the_copy_is_counted(tiny_llama: LanguageModel) -> None:
+    tokens = some_tokens(tiny_llama, 46)
+    plain, copied = (prompt_read(tiny_llama, Select(**POLICY, prompt=True, index=i), tokens) for i in ("keys", "int8"))
+    config = tiny_llama.model.config
+    rows = config.num_hidden_layers * config.num_key_value_heads * 64  # room for 64 to begin with
+    assert copied.bytes - plain.bytes == rows * (config.head_dim + 4)
