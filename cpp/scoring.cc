@@ -118,15 +118,12 @@ class Scoring {
     floats.resize(attention_scratch(padded_) + unit.count * stride);
     const std::int64_t* index = call_.index ? listed(unit.head, unit.row) + at : nullptr;
     const float* key_scales = call_.key_scales ? call_.key_scales + unit.head * call_.head_stride : nullptr;
-    if (index) {
-      for (std::size_t i = 0; i < n; ++i)
-        offsets[i] = static_cast<std::size_t>(std::max<std::int64_t>(index[i], 0)) * row_bytes_;
-    } else {
-      for (std::size_t i = 0; i < n; ++i) offsets[i] = (at + i) * row_bytes_;
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::size_t slot = index ? static_cast<std::size_t>(std::max<std::int64_t>(index[i], 0)) : at + i;
+      offsets[i] = slot * row_bytes_;
+      if (key_scales) scales[i] = key_scales[slot];
     }
-    for (std::size_t i = n; i < round_up(n, kWidest); ++i) offsets[i] = offsets[n - 1];
-    if (key_scales)
-      for (std::size_t i = 0; i < round_up(n, kWidest); ++i) scales[i] = key_scales[offsets[i] / row_bytes_];
+    for (std::size_t i = n; i < round_up(n, kWidest); ++i) offsets[i] = offsets[n - 1], scales[i] = scales[n - 1];
     AttentionBlock block{};
     block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.head_stride * row_bytes_;
     block.values = block.keys;  // only fetched, where slots are scattered

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.attention.selecting import best, calibration, check, grouped, in_int8, votes
+from tests.attention.selecting import best, calibration, check, grouped, votes
 from tests.attention.test_select import LEFT, POLICY, exact
 from tokloom.attention.fasa import Fasa, agreement
 from tokloom.models.language_model import LanguageModel
@@ -40,7 +40,7 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
 
     def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
         return [
-            set(best(votes(q[:, dims[layer][h]], in_int8(k[:, dims[layer][h]]), candidates, 0.25), LEFT))
+            set(best(votes(q[:, dims[layer][h]], k[:, dims[layer][h]].bfloat16().float(), candidates, 0.25), LEFT))
             for h, (q, k) in enumerate(grouped(queries, keys))
         ]
 
@@ -49,10 +49,10 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
 
 
 def rounded(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
-    """Exact top-k of keys in int8, as an index of all chunks has them."""
-    return exact(layer, queries, in_int8(keys), candidates)
+    """Exact top-k of keys in bf16, as an index of all chunks has them."""
+    return exact(layer, queries, keys.bfloat16().float(), candidates)
 
 
 def test_all_chunks_are_exact(tiny_llama: LanguageModel) -> None:
-    """But for the rounding of the index to int8."""
+    """But for the rounding of the index to bf16."""
     check(tiny_llama, Fasa(**POLICY, chunks=99), rounded)

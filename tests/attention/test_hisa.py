@@ -9,6 +9,7 @@ import torch
 
 from tests.attention.selecting import best, calibration, check, grouped, votes
 from tests.attention.test_fasa import rounded
+from tests.attention.test_key_scores import of_rounded
 from tests.attention.test_select import LEFT, POLICY, exact
 from tokloom.attention.fasa import Fasa
 from tokloom.attention.hisa import Hisa
@@ -46,7 +47,7 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, block: int
 
 def test_all_blocks_are_the_host_alone(tiny_llama: LanguageModel) -> None:
     check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0, host="select"), exact)
-    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0), rounded)
+    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0), of_rounded)
 
 
 def test_a_host_that_is_calibrated(tiny_llama: LanguageModel) -> None:

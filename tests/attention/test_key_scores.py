@@ -7,9 +7,8 @@ import torch
 
 from tests.attention.selecting import best, check, in_int8, prompt_read, votes
 from tests.attention.test_attend import some_tokens
-from tests.attention.test_fasa import rounded
 from tests.attention.test_scores import filled
-from tests.attention.test_select import LEFT, POLICY
+from tests.attention.test_select import LEFT, POLICY, exact
 from tokloom.attention.key_scores import scores_by
 from tokloom.attention.misa import Misa
 from tokloom.attention.scores import Span
@@ -19,8 +18,12 @@ from tokloom.attention.token_select import TokenSelect
 from tokloom.models.language_model import LanguageModel
 
 
+def of_rounded(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
+    return exact(layer, queries, in_int8(keys), candidates)
+
+
 def test_steps_and_trees_equal_the_formula_of_rounded_keys(tiny_llama: LanguageModel) -> None:
-    check(tiny_llama, Select(**POLICY, index="int8"), rounded)
+    check(tiny_llama, Select(**POLICY, index="int8"), of_rounded)
 
 
 def test_one_choice_for_all_heads(tiny_llama: LanguageModel) -> None:

@@ -76,7 +76,7 @@ class DominantChunks(Scorer):
             keys = keys[:, :, :, 0].float()
             return keys.gather(-1, of_keys.expand(*keys.shape[:3], -1))
 
-        return PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last, "int8")
+        return PageIndex.of(layer, f"chunks {self.chunks}", 1, chosen, span.last, "bf16")
 
 
 def sample(keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
