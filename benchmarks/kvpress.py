@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,6 @@ def main() -> None:
         parser.error("--python is needed: see the commands above")
 
     import tokloom
-    from tokloom import registry
     from tokloom.evaluate.needle import Needle
     from tokloom.evaluate.perplexity import Perplexity
     from tokloom.models.bundled import BUNDLED, find
@@ -149,35 +149,56 @@ def main() -> None:
         "perplexity": Perplexity(prefix=args.length, length=64, windows=args.examples),
     }
     answers: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for task, made in tasks.items():
-        for example in list(made.examples(model))[: args.examples]:
-            prompt = example.prompt or ""
-            after = f" {example.answers[0]}" if task == "needle" else example.answers[0]
-            targets = model.encode(after)
-            digits = [i for i, token in enumerate(targets) if any(c.isdigit() for c in model.decode([token]))]
-            kept = digits if task == "needle" else list(range(len(targets)))
-            slots = args.budget  # of presses that tokloom has no twin of: as many as the others have
-            for method in args.methods.split(","):
-                request = {
-                    "method": method, "prompt": model.encode_prompt(prompt, chat=False), "targets": targets,
-                    "slots": 0, "rounds": args.rounds,
-                }  # fmt: skip
-                both = {}
-                if method in registry.names("attention"):
-                    both["tokloom"] = ours(model, method, args.budget, prompt, after, args.rounds)
-                    request["slots"] = both["tokloom"]["slots"]
-                    slots = min(slots, both["tokloom"]["slots"])
-                else:
-                    request["slots"] = slots
-                child.stdin.write(json.dumps(request) + "\n")
-                child.stdin.flush()
-                both["kvpress"] = json.loads(child.stdout.readline())
-                for engine, answer in both.items():
-                    answer["kept"] = kept
-                    answers.setdefault((task, method, engine), []).append(answer)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    examples = [list(made.examples(model))[: args.examples] for made in tasks.values()]
+    with suppress(KeyboardInterrupt):  # what has been answered by then is reported
+        for i, of_tasks in enumerate(zip(*examples, strict=True), 1):
+            for task, example in zip(tasks, of_tasks, strict=True):
+                print(f"{i}/{args.examples} {task}", file=sys.stderr, flush=True)
+                compare(args, model, task, example, child, answers)
     child.stdin.close()
+    child.terminate()
     child.wait()
     report(args, answers)
+
+
+def compare(
+    args: argparse.Namespace,
+    model: Any,
+    task: str,
+    example: Any,
+    child: subprocess.Popen[str],
+    answers: dict[tuple[str, str, str], list[dict[str, Any]]],
+) -> None:
+    """One example by all methods and both engines."""
+    from tokloom import registry
+
+    assert child.stdin is not None
+    assert child.stdout is not None
+    prompt = example.prompt or ""
+    after = f" {example.answers[0]}" if task == "needle" else example.answers[0]
+    targets = model.encode(after)
+    digits = [i for i, token in enumerate(targets) if any(c.isdigit() for c in model.decode([token]))]
+    kept = digits if task == "needle" else list(range(len(targets)))
+    slots = args.budget  # of presses that tokloom has no twin of: as many as the others have
+    for method in args.methods.split(","):
+        request = {
+            "method": method, "prompt": model.encode_prompt(prompt, chat=False), "targets": targets,
+            "slots": 0, "rounds": args.rounds,
+        }  # fmt: skip
+        both = {}
+        if method in registry.names("attention"):
+            both["tokloom"] = ours(model, method, args.budget, prompt, after, args.rounds)
+            request["slots"] = both["tokloom"]["slots"]
+            slots = min(slots, both["tokloom"]["slots"])
+        else:
+            request["slots"] = slots
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.flush()
+        both["kvpress"] = json.loads(child.stdout.readline())
+        for engine, answer in both.items():
+            answer["kept"] = kept
+            answers.setdefault((task, method, engine), []).append(answer)
 
 
 def report(args: argparse.Namespace, answers: dict[tuple[str, str, str], list[dict[str, Any]]]) -> None:
