@@ -9,7 +9,7 @@ from tests.attention.selecting import best, check, in_int8, prompt_read, votes
 from tests.attention.test_attend import some_tokens
 from tests.attention.test_scores import filled
 from tests.attention.test_select import LEFT, POLICY, exact
-from tokloom.attention.key_scores import scores_by
+from tokloom.attention.key_scores import copy_of_keys, scores_by
 from tokloom.attention.misa import Misa
 from tokloom.attention.scores import Span
 from tokloom.attention.select import Select
@@ -18,8 +18,13 @@ from tokloom.attention.token_select import TokenSelect
 from tokloom.models.language_model import LanguageModel
 
 
+def copied(keys: torch.Tensor) -> torch.Tensor:
+    """Keys (heads, n, d) as the copy has them: without the mean of the first 32, in int8."""
+    return in_int8(keys - keys[:, :32].mean(1, keepdim=True))
+
+
 def of_rounded(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
-    return exact(layer, queries, in_int8(keys), candidates)
+    return exact(layer, queries, copied(keys), candidates)
 
 
 def test_steps_and_trees_equal_the_formula_of_rounded_keys(tiny_llama: LanguageModel) -> None:
@@ -30,7 +35,7 @@ def test_one_choice_for_all_heads(tiny_llama: LanguageModel) -> None:
     def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
         scores = dict.fromkeys(candidates, 0.0)
         for h in range(len(queries)):
-            for j, weight in votes(queries[h : h + 1], in_int8(keys[h]), candidates, 0.25).items():
+            for j, weight in votes(queries[h : h + 1], copied(keys)[h], candidates, 0.25).items():
                 scores[j] += weight
         return [set(best(scores, LEFT))]
 
@@ -55,3 +60,20 @@ def test_the_copy_is_counted(tiny_llama: LanguageModel) -> None:
     config = tiny_llama.model.config
     rows = config.num_hidden_layers * config.num_key_value_heads * 64  # room for 64 to begin with
     assert copied.bytes - plain.bytes == rows * (config.head_dim + 4)
+
+
+def test_going_back_to_the_start_makes_the_copy_anew() -> None:
+    layer = filled(100, 2, 16)
+    span = Span(0, torch.tensor([100], dtype=torch.int32), 100)
+    copy = copy_of_keys(layer, span, "int8")
+    assert copy is not None
+    expected = layer.keys - layer.keys[:, :, :32].mean(2, keepdim=True)
+    torch.testing.assert_close(copy.entries.rows(), expected, atol=0.05, rtol=0)
+    copy.rewind(60)
+    assert copy.count == 60
+    copy.rewind(31)
+    assert copy.count == 0
+    layer.slots.keys.mul_(-1)
+    again = copy_of_keys(layer, span, "int8")
+    assert again is copy
+    torch.testing.assert_close(copy.entries.rows(), -expected, atol=0.05, rtol=0)

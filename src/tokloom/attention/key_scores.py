@@ -1,7 +1,9 @@
 """Scores by the keys themselves or by an int8 copy of them, a quarter of the bytes of keys in float32.
 
-The copy has one scale for each key (of a KV head). On SmolLM2-135M 99.0 to 99.6% of the best 600 of 6,000 slots are the
-same by both, and those chosen by the copy hold 99.99% of what the best would hold of the attention.
+The copy has one scale for each key (of a KV head) and lacks the mean of the first keys, which is large beside what
+tells keys apart and which a softmax does not see. On SmolLM2-135M 99% of the best 600 of 6,000 slots are the same by
+both, and those chosen by the copy hold 99.99% of what the best hold of the attention; on Gemma-3-270M 97 to 99%, and
+99.91 to 99.99%.
 """
 
 from __future__ import annotations
@@ -24,17 +26,40 @@ if TYPE_CHECKING:
 Source = Literal["int8", "keys"]
 """What is scored: an int8 copy of the keys, which takes that many bytes more, or the keys."""
 
+FIRST = 32
+"""Keys whose mean is left out of the copy."""
 
-def copy_of_keys(layer: KVLayer, span: Span, source: Source) -> PageIndex | None:
+
+def copy_of_keys(layer: KVLayer, span: Span, source: Source) -> KeyCopy | None:
     """The copy, of the span's slots at least; None where the keys are scored themselves: by wish, where they are
     quantized, and where the core does not score them, so that a copy would have to be unpacked for each query."""
     if source == "keys" or layer.core is None or not isinstance(layer.slots.precision, Plain):
         return None
-    return PageIndex.of(layer, "int8 keys", 1, _itself, span.last, "int8")
+    return KeyCopy.of(layer, "int8 keys", 1, Centred(), span.last, "int8")
 
 
-def _itself(keys: torch.Tensor) -> torch.Tensor:
-    return keys[:, :, :, 0]
+class KeyCopy(PageIndex):
+    """All keys of the past, centred."""
+
+    def rewind(self, slots: int) -> None:
+        super().rewind(slots)
+        if self.count < FIRST:  # what was left out may not have been of the text that goes on from here
+            self.count, self._held, self._describe = 0, [], Centred()
+
+
+class Centred:
+    """Keys without the mean of the first ones that it is given: of 32, or of the largest power of 2 that there is."""
+
+    def __init__(self) -> None:
+        self.centre: torch.Tensor | None = None
+
+    def __call__(self, keys: torch.Tensor) -> torch.Tensor:
+        """Keys (batch, kv_heads, n, 1, d) as (batch, kv_heads, n, d)."""
+        keys = keys[:, :, :, 0].float()
+        if self.centre is None:
+            first = min(FIRST, 1 << (keys.shape[2].bit_length() - 1))
+            self.centre = keys[:, :, :first].mean(2, keepdim=True)
+        return keys - self.centre
 
 
 def scores_by(layer: KVLayer, queries: torch.Tensor, span: Span, source: Source, **how: Any) -> Scores:

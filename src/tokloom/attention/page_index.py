@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -35,9 +35,9 @@ class PageIndex:
         describe: Callable[[torch.Tensor], torch.Tensor],
         span: int,
         precision: str = "fp32",
-    ) -> PageIndex:
+    ) -> Self:
         """The layer's index of that name, with all full pages among the first `span` slots at least."""
-        index = layer.notes.get(name)
+        index: Self | None = layer.notes.get(name)
         if index is None:
             index = layer.notes[name] = cls(size, describe, precision)
         index._extend(layer, span)
@@ -60,9 +60,9 @@ class PageIndex:
         """Forgets pages with slots from `slots` on."""
         self.count = min(self.count, slots // self.size)
 
-    def fork(self) -> PageIndex:
+    def fork(self) -> Self:
         """An independent copy."""
-        other = PageIndex(self.size, self._describe, self.precision)
+        other = type(self)(self.size, self._describe, self.precision)
         other.count, other._width, other._held = self.count, self._width, [part.clone() for part in self._held]
         return other
 
