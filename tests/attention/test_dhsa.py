@@ -138,7 +138,7 @@ def test_full_budget_is_dense(tiny_llama: LanguageModel, chunk: int) -> None:
 
 def test_a_budget_without_room_for_a_chunk_is_refused() -> None:
     with pytest.raises(SpecError, match="dhsa:longest=16"):
-        Dhsa(budget=50, sink=4, local=32)
+        Dhsa(budget=50, sink=4, local=32, longest=16)
 
 
 @pytest.mark.model

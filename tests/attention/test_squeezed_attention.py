@@ -100,7 +100,7 @@ def test_a_tree_is_lossless(tiny_llama: LanguageModel) -> None:
 
 def test_a_tree_is_lossless_where_all_scores_equal_the_threshold(tiny_llama: LanguageModel) -> None:
     """A short context has one cluster, whose score is one over its keys."""
-    check_trees(tiny_llama, SqueezedAttention(observed=8), 29, trees=3, depth=4)
+    check_trees(tiny_llama, SqueezedAttention(observed=8, least_clusters=0), 29, trees=3, depth=4)
 
 
 def test_no_sparsity_is_dense(tiny_llama: LanguageModel) -> None:

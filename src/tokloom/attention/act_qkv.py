@@ -134,8 +134,8 @@ class ActQKV(Selecting, AttentionPolicy):
     """Probe queries, mean keys of blocks, a cut-off by layer; `budget` is the mean over the layers."""
 
     prompt: bool = Field(default=True)
-    """Select in the prompt too, once for each chunk by its probe; else the prompt attends to everything."""
-    block: int = Field(default=8, ge=1)
+    """Select in the prompt too, neighbouring rows together by their probe; else the prompt attends to everything."""
+    block: int = Field(default=4, ge=1)
     """Tokens in a block."""
     spread: float = Field(default=2.0, ge=1)
     """Most that a layer gets, in budgets."""

@@ -152,7 +152,7 @@ class Dhsa(Selecting, AttentionPolicy):
     """Select in the prompt too, once for each chunk of queries; else the prompt attends to everything."""
     similarity: float = Field(default=0.8, ge=-1, le=1)
     """Cosine of neighbouring keys, or queries, below which a chunk ends."""
-    longest: int = Field(default=16, ge=1)
+    longest: int = Field(default=4, ge=1)
     """Most tokens of a chunk."""
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
+from tokloom.attention.calibration import REPEATED
 from tokloom.attention.page_index import PageIndex
 from tokloom.attention.scores import Scores, Span, scores_of_slots
 from tokloom.attention.selection import Scorer, Selecting
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from tokloom._core import Index, LayerPlan
     from tokloom.attention.kv_layer import KVLayer
 
-SAMPLES = 24
-"""Calibration queries."""
+SAMPLES = 48
+"""Calibration queries, all of them of the passage that is read a second time."""
 SKIPPED = 4
 """Calibration keys left out: the attention sink is every chunk's favourite."""
+SHARE = 4
+"""One chunk in so many is taken where their number is not given: 8 for heads of 64 dimensions, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class DominantChunks(Scorer):
     """State in the layer: note "chunks", the chosen dimensions of keys. Calibration: "dims" (kv_heads, 2 chunks) and
     "query_dims" (heads, 2 chunks), the same for each query head."""
 
-    chunks: int
+    chunks: int | None
 
     def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
         rated = agreement(*sample(layer.keys[0], queries[0]))
         kv_heads, half = layer.kv_heads, rated.shape[-1]
-        best = rated.view(kv_heads, -1, half).mean(1).topk(min(self.chunks, half), dim=-1).indices.sort(-1).values
+        chunks = max(1, half // SHARE) if self.chunks is None else min(self.chunks, half)
+        best = dominant(rated.view(kv_heads, -1, half), chunks)
         dims = torch.cat([best, best + half], dim=-1)
         return {"dims": dims, "query_dims": dims.repeat_interleave(rated.shape[0] // kv_heads, dim=0)}
 
@@ -79,9 +83,10 @@ class DominantChunks(Scorer):
 
 
 def sample(keys: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys (kv_heads, n, d) of the first half of a text and queries (heads, SAMPLES, d) of the second, in float32."""
+    """Keys (kv_heads, n, d) of the first half of a text and queries (heads, SAMPLES, d) that read a passage of it for
+    the second time, in float32."""
     tokens = keys.shape[1]
-    rows = torch.linspace(tokens // 2, tokens - 1, SAMPLES, device=keys.device).long()
+    rows = torch.linspace(tokens - tokens // REPEATED, tokens - 1, SAMPLES, device=keys.device).long()
     return keys[:, min(SKIPPED, tokens // 4) : tokens // 2].float(), queries[:, rows].float()
 
 
@@ -99,12 +104,20 @@ def agreement(keys: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
     return torch.stack(rated, dim=-1)
 
 
+def dominant(rated: torch.Tensor, chunks: int) -> torch.Tensor:
+    """The chunks for each KV head, ascending: its query heads' best ones, then their second ones, and so on; of those
+    that come equally early the ones that suit all of them most. rated: (kv_heads, group, d / 2)."""
+    places = rated.argsort(dim=-1, descending=True, stable=True).argsort(-1)  # in each query head's order
+    earliest = places.amin(1).float() - rated.mean(1) / 2  # agreement is at most 1
+    return earliest.topk(chunks, dim=-1, largest=False).indices.sort(-1).values
+
+
 @method(stage="attention")
 class Fasa(Selecting, AttentionPolicy):
     """Scores over dominant frequency chunks, top-k."""
 
-    chunks: int = Field(default=8, ge=1)
-    """Frequency chunks per KV head, of head_dim / 2."""
+    chunks: int | None = Field(default=None, ge=1)
+    """Frequency chunks per KV head, of head_dim / 2; a quarter of them if left out."""
 
     def own_scorer(self) -> Scorer:
         return DominantChunks(self.chunks)

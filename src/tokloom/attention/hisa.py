@@ -89,7 +89,7 @@ class Hierarchical(Scorer):
 class Hisa(Selecting, AttentionPolicy):
     """A filter of blocks before another scorer, top-k."""
 
-    block: int = Field(default=32, ge=1)
+    block: int = Field(default=8, ge=1)
     """Tokens in a block (128 in the paper, for contexts of 32k and more)."""
     ratio: float = Field(default=0.25, gt=0, le=1)
     """Share of the blocks that survive."""

@@ -219,7 +219,7 @@ class PageScores(Scorer):
 class IceCache(Selecting, AttentionPolicy):
     """Pages of similar keys, chosen by their centroids for each KV head."""
 
-    page: int = Field(default=16, ge=1)
+    page: int = Field(default=4, ge=1)
     """Tokens of a page."""
     batch: int = Field(default=512, ge=1)
     """Tokens that are clustered together, a multiple of a page."""

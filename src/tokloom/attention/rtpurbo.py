@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 SAMPLES = 96
 """Calibration queries."""
 SINKS = 4
+SHARE = 4
+"""The indexer has one dimension for so many of a head where their number is not given."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,30 @@ class LowRankIndexer(Scorer):
     """State in the layer: note "low rank", the keys' few dimensions. Calibration: "to_query" (heads, d, dims), "to_key"
     (kv_heads, d, dims), "retrieves" (heads,)."""
 
-    dims: int
+    dims: int | None
     retrieval: float
     window: int
     steps: int
 
     def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        dims = max(1, layer.width // SHARE) if self.dims is None else self.dims
         tokens = queries.shape[2]
         rows = torch.linspace(tokens // 2, tokens - 1, SAMPLES, device=queries.device).long()
         sampled, keys = queries[0, :, rows].float(), layer.keys[0].float()
         looked_up = rows[rows >= tokens - tokens // REPEATED]
         far = long_range_mass(sampled[:, -len(looked_up) :], keys, looked_up, self.window)
         earlier = keys[:, min(SINKS, tokens // 4) : tokens // 2]
-        to_query, to_key = closest(queries[0, :, tokens // 2 :].float(), earlier, self.dims)
+        to_query, to_key = closest(queries[0, :, tokens // 2 :].float(), earlier, dims)
         to_query, to_key = train(to_query, to_key, sampled, earlier, self.steps)
         return {"to_query": to_query, "to_key": to_key, "far": far}
 
     def conclude(self, found: Calibration) -> Calibration:
-        """Names the retrieval heads, ranked over all layers."""
+        """Names the retrieval heads, ranked over all layers. A layer that slides over a window has nothing here; its
+        heads are among the local ones."""
         masses = torch.cat([part["far"] for part in found if part])
-        least = masses.topk(max(1, round(self.retrieval * masses.numel()))).values[-1]
+        heads = masses.numel() * len(found) // sum(map(bool, found))
+        count = min(masses.numel(), max(1, round(self.retrieval * heads)))
+        least = masses.topk(count).values[-1]
         for part in found:
             if part:
                 group = part["to_query"].shape[0] // part["far"].shape[0]
@@ -158,8 +164,8 @@ def train(
 class RTPurbo(Selecting, AttentionPolicy):
     """Retrieval heads by a low-rank indexer and top-p, local heads by window."""
 
-    dims: int = Field(default=16, ge=1)
-    """Dimensions of the indexer."""
+    dims: int | None = Field(default=None, ge=1)
+    """Dimensions of the indexer; a quarter of head_dim if left out."""
     retrieval: float = Field(default=0.5, gt=0, le=1)
     """Share of all KV heads that are retrieval heads."""
     window: int = Field(default=128, ge=1)

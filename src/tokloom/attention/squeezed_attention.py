@@ -154,6 +154,8 @@ class SqueezedAttention(AttentionPolicy):
     """Share that they leave out by coarse clusters alone; 0 leaves out none."""
     clusters: float = Field(default=0.05, gt=0, le=1)
     """Clusters, as a share of the context's keys."""
+    least_clusters: int = Field(default=256, ge=0)
+    """Clusters of a context for which that share is fewer; at most one for four keys."""
     coarse_clusters: float = Field(default=0.01, gt=0, le=1)
     """Coarse clusters, likewise."""
     observed: int = Field(default=100, ge=1)
@@ -174,6 +176,7 @@ class SqueezedAttention(AttentionPolicy):
         thresholds = shared.setdefault("thresholds", Thresholds())
         keys = layer.key_range(0, count).float().flatten(0, 1)
         fine, coarse = (max(1, round(share * count)) for share in (self.clusters, self.coarse_clusters))
+        fine = max(fine, min(self.least_clusters, count // 4))
         clusters = Clusters(keys, fine, min(coarse, fine), thresholds)
         clusters.sample(_grouped(queries, layer.kv_heads))
         layer.notes["clusters"] = clusters

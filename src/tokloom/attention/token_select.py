@@ -119,12 +119,8 @@ def _joined(earlier: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 class TokenSelect(Selecting, AttentionPolicy):
     """Exact scores, one vote of all heads, top-k, chosen anew when queries turn."""
 
-    sink: int = Field(default=16, ge=0)
-    """First tokens of the text, always attended (the paper's n_init)."""
-    local: int = Field(default=64, ge=1)
-    """Last tokens, always attended (the paper's n_local); the query itself is one of them."""
     prompt: bool = Field(default=True)
-    """Select in the prompt too, once for each chunk by its mean query; else the prompt attends to everything."""
+    """Select in the prompt too, neighbouring rows together by their mean query; else it attends to everything."""
     similarity: float = Field(default=0.9)
     """Cosine of queries from which on the last selection is used again; above 1 it is made anew every time."""
 
