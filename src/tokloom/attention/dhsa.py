@@ -129,17 +129,16 @@ class ChunkScores(Scorer):
         last = int(ends.max())
         if last:
             allowed = Span(0, ends.to(torch.int32), last)
-            scores = score_slots(layer, queries.float(), allowed, keys=chunks.keys)
+            scores = score_slots(layer, queries.float(), allowed, keys=chunks.keys, reduce="mass")
             of = chunks.of[: span.last].to(queries.device)
             of = of[of < last]
             values[..., : len(of)] = scores.index_select(-1, of)
         done = torch.cat([torch.zeros(1, dtype=torch.long), chunks.ends])[ends]  # where each row's finished chunks end
         slots = torch.arange(span.last, device=queries.device)
         open_chunk = slots >= done.to(queries.device)[:, None]
-        first = values.amax(-1, keepdim=True).clamp_min(-1e30) + 1
-        values = torch.where(open_chunk, first, values)
         outside = (slots < span.begin) | (slots >= span.ends.to(queries.device)[:, None])
-        return Scores(values.masked_fill(outside, -torch.inf))
+        values = values.masked_fill(open_chunk, torch.inf).masked_fill(outside, -torch.inf)
+        return Scores(values, shares=True)
 
 
 @method(stage="attention")

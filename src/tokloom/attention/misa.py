@@ -92,8 +92,8 @@ class Misa(Selecting, AttentionPolicy):
     """Query heads that score; from the model's number on, all do."""
     block: int = Field(default=32, ge=1)
     """Tokens whose mean key the router sees."""
-    enlarge: float = Field(default=1.0, ge=1)
-    """Candidates that all heads rate again, in budgets; 1 for none (the paper's hierarchical variant has more)."""
+    enlarge: float = Field(default=3.0, ge=1)
+    """Candidates that all heads rate again, in budgets; 1 for none."""
 
     def own_scorer(self) -> Scorer:
         return RoutedHeads(self.active, self.block, self.enlarge)
