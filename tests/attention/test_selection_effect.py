@@ -69,7 +69,7 @@ def test_blocks_bring_three_numbers_at_a_tenth_of_the_slots(
 
 
 @pytest.mark.paper
-@pytest.mark.parametrize("spec", ["fasa:budget=96", "rtpurbo:budget=96", "dhsa:budget=96"])
+@pytest.mark.parametrize("spec", ["fasa:budget=96", "rtpurbo:budget=96"])
 def test_one_number_of_four_with_one_kv_head_and_sliding_windows(spec: str) -> None:
     """Gemma-3: heads of 256 dimensions, three layers of 18 that see far; 960 tokens."""
     model = tokloom.load("gemma3-270m")
