@@ -9,7 +9,8 @@ Effect: the paper matches dense accuracy and is 6 to 18% (relative) above fixed 
     chunks must be short: at 96 of 960 slots (one number of four / three numbers, 8 examples each) SmolLM2-135M keeps
     0.86 / 0.76 of the digits that dense attention ranks first with chunks of up to 16 tokens, 1.00 / 0.99 with up to 4;
     Gemma-3-270M (one number of four, 10 examples) 0.29 and 0.83, and 0.97 with softmaxes in place of the largest logit,
-    as here. On 8 others: SmolLM2-135M 1.00 / 0.95, Gemma-3-270M 1.04 / 0.99.
+    as here. On 8 others: SmolLM2-135M 1.00 / 0.95, Gemma-3-270M 1.04 / 0.99, but in one more example with four numbers
+    2 digits of dense attention's 3.
 Differs: the paper predicts boundaries by a trained network; here a chunk begins where the cosine of two neighbouring
     keys (all KV heads together) is below `similarity`, or after `longest` tokens. Tokens of a pass attend to each other
     densely, so that in the prompt selection acts beyond the pass. A chunk that reaches into the local window is always
