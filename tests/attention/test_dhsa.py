@@ -35,12 +35,12 @@ def chunks_by_hand(keys: torch.Tensor, similarity: float, longest: int) -> list[
 def chosen_by_hand(i: int, q: torch.Tensor, keys: torch.Tensor, p: dict[str, float]) -> set[int]:
     """What a query at i attends to for one KV head: q (group, d), keys (n, d) of the head, p["chunks"] of all heads."""
     first_local = i - int(p["local"]) + 1
-    score = {}
-    for chunk in p["chunks"]:
-        mean = keys[chunk].mean(0) * len(chunk) ** 0.5
-        finished = chunk[-1] < first_local
-        for j in chunk:
-            score[j] = float((q @ mean).max()) if finished else float("inf")
+    finished = [chunk for chunk in p["chunks"] if chunk[-1] < first_local]
+    means = torch.stack([keys[chunk].mean(0) * len(chunk) ** 0.5 for chunk in finished])
+    shares = (q @ means.T * q.shape[-1] ** -0.5).softmax(-1).sum(0).tolist()
+    score = {j: float("inf") for chunk in p["chunks"] for j in chunk}
+    for chunk, share in zip(finished, shares, strict=True):
+        score |= dict.fromkeys(chunk, share)
     middle = sorted(range(int(p["sink"]), first_local), key=lambda j: (-score[j], j))
     return {*range(int(p["sink"])), *middle[: int(p["budget"] - p["sink"] - p["local"])], *range(first_local, i + 1)}
 
@@ -138,7 +138,7 @@ def test_full_budget_is_dense(tiny_llama: LanguageModel, chunk: int) -> None:
 
 def test_a_budget_without_room_for_a_chunk_is_refused() -> None:
     with pytest.raises(SpecError, match="dhsa:longest=16"):
-        Dhsa(budget=50, sink=4, local=32)
+        Dhsa(budget=50, sink=4, local=32, longest=16)
 
 
 @pytest.mark.model

@@ -7,7 +7,7 @@ import torch
 
 from tests.attention.selecting import best, calibration, check, grouped, votes
 from tests.attention.test_select import LEFT, POLICY, exact
-from tokloom.attention.fasa import Fasa, agreement
+from tokloom.attention.fasa import Fasa, agreement, dominant
 from tokloom.models.language_model import LanguageModel
 
 
@@ -34,6 +34,13 @@ def test_a_chunk_that_decides_is_found() -> None:
     assert int(agreement(keys, queries)[0].argmax()) == 2
 
 
+def test_every_query_head_has_a_say_in_its_dominant_chunks() -> None:
+    rated = torch.tensor([[[0.9, 0.1, 0.5, 0.3], [0.2, 0.8, 0.4, 0.1]], [[0.4, 0.3, 0.2, 0.1], [0.1, 0.9, 0.3, 0.2]]])
+    assert dominant(rated, 1).tolist() == [[0], [1]]  # two firsts: the one that suits both more
+    assert dominant(rated, 2).tolist() == [[0, 1], [0, 1]]  # both firsts, though 2 suits both more than 1 in the first
+    assert dominant(rated, 3).tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
 def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
     policy = Fasa(**POLICY, chunks=3)
     dims = [found["dims"] for found in calibration(tiny_llama, policy)]
@@ -46,6 +53,10 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
 
     assert all(d.shape == (2, 6) and bool((d[:, :3] + 8 == d[:, 3:]).all()) for d in dims)
     check(tiny_llama, policy, chosen)
+
+
+def test_a_quarter_of_the_chunks_by_default(tiny_llama: LanguageModel) -> None:
+    assert all(found["dims"].shape == (2, 4) for found in calibration(tiny_llama, Fasa(**POLICY)))  # 2 of 8 chunks
 
 
 def rounded(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]

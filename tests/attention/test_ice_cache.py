@@ -24,7 +24,7 @@ from tokloom.errors import SpecError
 from tokloom.models.language_model import LanguageModel
 
 PAGE = 16
-POLICY = {"budget": 60, "sink": 2, "local": 6, "batch": 32}
+POLICY = {"budget": 60, "sink": 2, "local": 6, "batch": 32, "page": PAGE}
 
 
 @settings(max_examples=20, deadline=None)
@@ -98,10 +98,10 @@ def test_full_budget_is_dense(tiny_llama: LanguageModel, chunk: int) -> None:
 
 
 def test_bad_budgets_and_batches_are_refused() -> None:
-    with pytest.raises(SpecError, match="ice_cache:batch=40"):
-        IceCache(batch=40)
+    with pytest.raises(SpecError, match="ice_cache:batch=42"):
+        IceCache(batch=42)
     with pytest.raises(SpecError, match="ice_cache:budget=40"):
-        IceCache(budget=40, sink=4, local=32)
+        IceCache(budget=40, sink=4, local=32, page=16)
 
 
 class Last(AttentionPolicy):

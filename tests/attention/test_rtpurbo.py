@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.attention.selecting import calibration, check, grouped, votes
@@ -75,12 +76,24 @@ def test_the_calibration_text_reads_a_passage_twice() -> None:
 
 
 def test_heads_are_ranked_over_all_layers() -> None:
+    """Half of six: the layer between slides over a window, and its two heads are local ones."""
     found = [{"far": torch.tensor(far), "to_query": torch.zeros(4, 8, 2)} for far in ([0.1, 0.9], [0.3, 0.2])]
     scorer = LowRankIndexer(2, 0.5, 10, 0)
     concluded = scorer.conclude([found[0], {}, found[1]])
     assert [part["retrieves"].tolist() for part in concluded if part] == [
-        [False, False, True, True], [True, True, False, False],
+        [False, False, True, True], [True, True, True, True],
     ]  # fmt: skip
+
+
+def test_all_full_layers_retrieve_where_most_layers_slide() -> None:
+    found = [{}, {}, {"far": torch.tensor([0.1]), "to_query": torch.zeros(2, 8, 2)}, {}]
+    assert LowRankIndexer(2, 0.5, 10, 0).conclude(found)[2]["retrieves"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize(("dims", "made"), [(None, 4), (6, 6)])
+def test_an_indexer_has_a_quarter_of_the_dimensions(tiny_llama: LanguageModel, dims: int | None, made: int) -> None:
+    parts = calibration(tiny_llama, RTPurbo(**POLICY, dims=dims, steps=0))
+    assert all(part["to_key"].shape == (2, 16, made) for part in parts)
 
 
 def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:

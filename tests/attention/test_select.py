@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from tests.attention.selecting import best, check, grouped, votes
+from tests.attention.selecting import best, check, grouped, prompt_read, votes
 from tests.attention.test_attend import reference_logits, some_tokens
+from tokloom.attention.kv_store import Step
 from tokloom.attention.select import Select
 from tokloom.engine.forward import new_store, prefill
 from tokloom.models.language_model import LanguageModel
@@ -28,6 +30,26 @@ def test_dense_layers_attend_to_everything(tiny_llama: LanguageModel) -> None:
         return [set(candidates)] * 2 if layer < 2 else exact(layer, queries, keys, candidates)
 
     check(tiny_llama, Select(**POLICY, dense_layers=2), chosen)
+
+
+def test_neighbouring_rows_of_a_prompt_choose_together(tiny_llama: LanguageModel) -> None:
+    """Twelve rows after 46, five by five, each five by their mean query, among the tokens before the first row."""
+    policy = Select(**POLICY, prompt=True, prompt_rows=5)
+    layer = prompt_read(tiny_llama, policy, some_tokens(tiny_llama, 46)).layers[1]
+    queries = torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(1))
+    layer.step = Step(tuple(range(46, 58)), tiny_llama.device, prompt=True)
+    layer.slots.reserve(12)
+    found = policy.select(layer, queries)
+    assert found is not None
+    keys, candidates = layer.keys[0, :, :46].repeat_interleave(2, 0), list(range(3, 41))
+    always = {*range(3), *range(41, 46)}
+    for first, last in ((0, 5), (5, 10), (10, 12)):
+        mean = queries[0, :, first:last].mean(1)
+        for head, (q, _) in enumerate(grouped(mean, mean)):
+            expected = always | set(best(votes(q, keys[2 * head], candidates, 0.25), LEFT))
+            for row in range(first, last):
+                picked = found[0, head, row]
+                assert set(picked[picked >= 0].tolist()) == expected
 
 
 @pytest.mark.parametrize("prompt", [False, True])

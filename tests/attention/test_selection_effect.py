@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import tokloom
 from tests.attention.selecting import compare
 from tokloom import Engine, registry
 from tokloom.attention.selection import Selecting
@@ -32,9 +33,9 @@ def test_recall_of_the_dense_top_k(smollm2: LanguageModel, alice: str) -> None:
     assert found["top_p"].chosen < 0.95 * found["top_p"].exact
 
 
-def digits_right(model: LanguageModel, spec: str) -> float:
-    """Of one needle in the middle of 480 tokens."""
-    task = Needle(length=480, generate=False, repeats=1, depths=(0.5,))
+def digits_right(model: LanguageModel, spec: str, length: int = 480, **needles: int) -> float:
+    """Of needles in a text, the first one in its middle."""
+    task = Needle(length=length, generate=False, repeats=1, depths=(0.5,), **needles)
     (example,) = task.examples(model)
     return task.run(Engine(model, attention=spec), example).scores["digit_accuracy"]
 
@@ -48,3 +49,28 @@ def test_needles_are_out_of_reach_of_recent_tokens(smollm2: LanguageModel) -> No
 @pytest.mark.parametrize("method", ["select", "fasa", "hisa", "quest", "rtpurbo", "tidal_decode"])
 def test_needles_at_a_tenth_of_the_slots(smollm2: LanguageModel, method: str) -> None:
     assert digits_right(smollm2, f"{method}:budget=48") >= 0.95
+
+
+BLOCKS = ("dhsa:budget=96", "hisa:budget=96", "ice_cache:budget=96", "squeezed_attention:sparsity=0.9")
+
+
+@pytest.fixture(scope="module")
+def dense_digits(smollm2: LanguageModel) -> float:
+    return digits_right(smollm2, "dense", 960, values=3)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("spec", BLOCKS)
+def test_blocks_bring_three_numbers_at_a_tenth_of_the_slots(
+    smollm2: LanguageModel, spec: str, dense_digits: float
+) -> None:
+    """Twelve digits of 960 tokens: what is chosen together must be small, or most of it is not what was asked for."""
+    assert digits_right(smollm2, spec, 960, values=3) >= 0.95 * dense_digits
+
+
+@pytest.mark.paper
+@pytest.mark.parametrize("spec", ["fasa:budget=96", "rtpurbo:budget=96"])
+def test_one_number_of_four_with_one_kv_head_and_sliding_windows(spec: str) -> None:
+    """Gemma-3: heads of 256 dimensions, three layers of 18 that see far; 960 tokens."""
+    model = tokloom.load("gemma3-270m")
+    assert digits_right(model, spec, 960, keys=4) >= 0.95 * digits_right(model, "dense", 960, keys=4)

@@ -38,7 +38,8 @@ Pass = Callable[[KVStore, list[int], Step, bool], torch.Tensor]
 
 
 def text() -> str:
-    """The bundled calibration text: prose of the public domain in which names and figures recur."""
+    """The bundled calibration text: prose of the public domain with a page of a made-up ledger in it, for an index that
+    has seen no figures tells them apart badly. Some of both is in the passage that is read twice."""
     return (files("tokloom.attention") / "calibration.txt").read_text(encoding="utf-8")
 
 

@@ -72,7 +72,9 @@ class Selecting(AttentionPolicy):
     dense_layers: int = Field(default=0, ge=0)
     """Layers from the first on that attend to everything."""
     prompt: bool = Field(default=False)
-    """Select in the prompt too, once for each chunk by its mean query; else the prompt attends to everything."""
+    """Select in the prompt too, neighbouring rows together by their mean query; else it attends to everything."""
+    prompt_rows: int = Field(default=64, ge=1)
+    """Rows that choose together where the prompt selects."""
     scorer: str | None = Field(default=None)
     """The method whose scorer is used instead of this one's own."""
     picker: str | None = Field(default=None)
@@ -101,7 +103,7 @@ class Selecting(AttentionPolicy):
         return Always()
 
     def probe(self, queries: torch.Tensor) -> torch.Tensor:
-        """What a prompt chunk asks with, (batch, heads, 1, head_dim), made of its rows' queries."""
+        """What neighbouring rows of a prompt ask with, (batch, heads, 1, head_dim), made of their queries."""
         return queries.mean(2, keepdim=True)
 
     def _other(self, part: str) -> Selecting:
@@ -133,8 +135,9 @@ class Selecting(AttentionPolicy):
 
     def pooled(self, queries: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         """The queries of a prompt's chunk, (batch, heads, rows, head_dim), as fewer ones that choose for neighbouring
-        rows, and how many rows each stands for: one for all by default."""
-        return self.probe(queries), [queries.shape[2]]
+        rows, and how many rows each stands for."""
+        parts = torch.split(queries, self.prompt_rows, dim=2)
+        return torch.cat([self.probe(part) for part in parts], dim=2), [part.shape[2] for part in parts]
 
     @property
     def calibrates(self) -> bool:
