@@ -328,6 +328,20 @@ class Matcher(ABC):
         not say more."""
         return False
 
+    def after(self, token: int) -> Matcher | None:
+        """An independent matcher after one more token; None if the mask forbids it."""
+        forked = self.fork()
+        try:
+            forked.accept(token)
+        except ArgumentError:
+            return None
+        return forked
+
+    def expected(self) -> DraftTree:
+        """What the constraint makes likely, as far as it can say; chance 1 for what `forced` has, and for that only."""
+        certain = self.forced()
+        return DraftTree.chain(certain, [1.0] * len(certain))
+
     def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
         """The masks after each node of a draft tree, as `DraftTree` has them.
 

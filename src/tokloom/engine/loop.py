@@ -68,23 +68,18 @@ class Decoding:
         self.begin(logits)
         yield self._chunk()
         while self.stop_reason is None:
-            start, spent = time.perf_counter(), self._spent
             asked = self.ask()
             if asked is not None:
-                before = len(self.tokens)
-                self.answer(self.prediction.rows(*asked))
+                before, start = len(self.tokens), time.perf_counter()
+                logits = self.prediction.rows(*asked)
+                seconds = time.perf_counter() - start
+                self.answer(logits)
                 if self.drafting is not None and not asked[1].skipped:
-                    seconds = time.perf_counter() - start - (self._spent - spent)
                     self.drafting.passed(self.prediction, len(asked[0]), len(self.tokens) - before, seconds)
             yield self._chunk()
         tail = self.stream.finish()
         if tail:
             yield Chunk(tail, ())
-
-    @property
-    def _spent(self) -> float:
-        """Seconds that the drafter took so far."""
-        return self.following.spent if self.following is not None else 0.0
 
     def _chunk(self) -> Chunk:
         """What came since the last chunk."""
@@ -116,13 +111,21 @@ class Decoding:
         self.matcher.mask(self._words)
         return unpack(self._words, self.prediction.vocabulary.size).to(self.device)
 
+    def _draw(self, logits: torch.Tensor) -> int:
+        """The next token, from (vocabulary,) logits."""
+        if self.matcher is not None and self.sampler.generator is None:
+            likeliest = self.sampler.draw(logits)
+            if self.matcher.after(likeliest) is not None:  # then it is the likeliest allowed one, and no mask is needed
+                return likeliest
+        return self.sampler.draw(logits, self._allowed())
+
     def begin(self, logits: torch.Tensor) -> None:
         """Takes the first token; `logits` (vocabulary,) are those after the prompt."""
         if self.drafting is not None:
             self.following = self.drafting.follow(self.tokens)
         self._take_certain()
         if not self.forced:
-            self._take(self.sampler.draw(logits, self._allowed()))
+            self._take(self._draw(logits))
 
     def ask(self, beside: int = 0) -> tuple[list[int], Step] | None:
         """The rows of the next pass: what was not read yet, and what is drafted. None if the text ended without one.
@@ -159,12 +162,10 @@ class Decoding:
         children = {
             (parent, token): node for node, (parent, token) in enumerate(zip(parents[1:], tree.tokens, strict=True), 1)
         }
-        plain = self.matcher is None and self.sampler.generator is None
-        greedy = self.sampler.greedy(logits) if plain else []
-        path, walking = [0], True
+        path, walking, drafted = [0], True, len(tree)
         certain: list[int] = []  # `ask` took what there was
         while walking:
-            given = certain or [greedy[path[-1]] if plain else self.sampler.draw(logits[path[-1]], self._allowed())]
+            given = certain or [self._draw(logits[path[-1]])]
             for token in given:
                 node = children.get((path[-1], token)) if walking else None
                 self.forced += bool(certain)
@@ -174,9 +175,12 @@ class Decoding:
                 walking = node is not None
                 if node is not None:
                     path.append(node)
-                    self.accepted += not certain
+                    if certain:
+                        drafted -= 1  # it was no guess
+                    else:
+                        self.accepted += 1
             certain = self.matcher.forced() if walking and self.matcher is not None else []
-        self.drafted += len(tree)
+        self.drafted += drafted
         self.prediction.accept([*range(unread - 1), *(unread - 1 + row for row in path)])
         self._read += unread + len(path) - 1
         if self.drafting is not None:

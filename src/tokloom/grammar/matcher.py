@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tokloom._core import grammar_masks
-from tokloom.decode.stage import Matcher
+from tokloom.decode.stage import DraftTree, Matcher
 from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_FORCED = 512
 """Bytes that are looked ahead for what must come next."""
+LIKELY = 0.9
+"""Chance that a model spells certain bytes as the tokenizer does, a token's, where others are allowed."""
 MOST_EXTENSIONS = 64
 """Longer tokens of which each is tried, to see whether the grammar allows one; more are taken to be allowed."""
 
@@ -45,6 +47,14 @@ class GrammarMatcher(Matcher):
 
     def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
         self._place().tree_masks(tokens, parents, out)
+
+    def after(self, token: int) -> GrammarMatcher | None:
+        place = self._place().step(token)
+        if place is None:
+            return None
+        forked = self.fork()
+        forked._last = _Step(place, token, self._last)
+        return forked
 
     def accept(self, token: int) -> None:
         place = self._place().step(token)
@@ -86,16 +96,27 @@ class GrammarMatcher(Matcher):
         grammar allows runs past the end of the certain bytes: the tokenizer may write that one instead. Where the
         output must end, the end-of-sequence token, if there is but one.
         """
+        return self._spelled()[1]
+
+    def expected(self) -> DraftTree:
+        """As `forced`, with the tokens that the tokenizer would write for certain bytes if they were all."""
+        tokens, certain = self._spelled()
+        chances = [1.0] * len(certain)
+        while len(chances) < len(tokens):
+            chances.append((chances[-1] if chances else 1.0) * LIKELY)
+        return DraftTree.chain(tokens, chances)
+
+    def _spelled(self) -> tuple[list[int], list[int]]:
+        """The tokenizer's tokens for the bytes that must come, and those of them that must."""
         place = self._place()
         if place.ended:
-            return []
+            return [], []
         data = place.forced(MOST_FORCED)
-        if not data:
-            return self._only_token(place)
-        tokens = self._tokenize(data)
+        tokens = self._tokenize(data) if data else None
         if tokens is None:
-            return self._only_token(place)
-        return self._certain(place, tokens, data)
+            only = self._only_token(place)
+            return only, only
+        return tokens, self._certain(place, tokens, data)
 
     @property
     def is_complete(self) -> bool:
