@@ -302,10 +302,12 @@ def test_certain_tokens_need_no_logits_and_are_read_with_what_follows(
     positions = [position for step in Asked.steps for position in step.positions]
     first = result.prompt_tokens
     assert positions == list(range(positions[0], positions[-1] + 1))
-    assert positions[0] == first
+    opening = result.ledger.row("attention").tokens_in - first
+    assert positions[0] == first + opening
+    assert (opening > 0) == (attention == "dense")  # read with the prompt
     assert positions[-1] < first + len(result.tokens) - 1  # after the last drawn token nothing need be read
     drawn = sum(step.rows - step.skipped for step in Asked.steps)
-    assert drawn + row.counts["forced"] == len(result.tokens)
+    assert drawn + (opening > 0) + row.counts["forced"] == len(result.tokens)
     assert row.forward_passes == len(Asked.steps)
     if attention != "dense":
         assert max(step.rows for step in Asked.steps) <= 4

@@ -47,6 +47,9 @@ class Prediction(ABC):
     Order of the calls: `prefill` once; then, pass by pass, `rows` and `accept`.
     """
 
+    reads_opening: ClassVar[bool] = False
+    """It reads a prompt and the output's beginning alike, so that `prefill` may be given both."""
+
     def __init__(self, host: Host) -> None:
         self.host = host
         self.counts: dict[str, int] = {}
@@ -338,7 +341,8 @@ class Matcher(ABC):
         return forked
 
     def expected(self) -> DraftTree:
-        """What the constraint makes likely, as far as it can say; chance 1 for what `forced` has, and for that only."""
+        """What the constraint makes likely, as far as it can say at next to no cost; chance 1 only for what `forced`
+        has."""
         certain = self.forced()
         return DraftTree.chain(certain, [1.0] * len(certain))
 

@@ -27,7 +27,7 @@ class Decoding:
     drafter and without.
 
     Invariant: len(output) == forced + drawn + accepted; the prompt's logits give one drawn token, unless the output
-    begins with certain ones, and so does each pass that reads all there is.
+    begins with certain ones that were not read with it, and so does each pass that reads all there is.
     """
 
     def __init__(
@@ -37,7 +37,9 @@ class Decoding:
         sampler: Sampler,
         drafting: Drafting | None,
         matcher: Matcher | None,
+        opening: int = 0,
     ) -> None:
+        """opening: how many of the certain tokens that the output begins with were read with the prompt."""
         self.prediction, self.sampler = prediction, sampler
         self.drafting, self.matcher = drafting, matcher
         self.device = prediction.host.model.device
@@ -48,7 +50,7 @@ class Decoding:
         self._text = ""
         self._sent = len(prompt)
         self.passes = self.drafted = self.accepted = self.forced = 0
-        self._read = len(prompt)
+        self._read = len(prompt) + opening
         """How many of `tokens` the prediction has read."""
         self._asked: tuple[int, DraftTree, bool]
         self.following: Following | None = None
@@ -120,11 +122,11 @@ class Decoding:
         return self.sampler.draw(logits, self._allowed())
 
     def begin(self, logits: torch.Tensor) -> None:
-        """Takes the first token; `logits` (vocabulary,) are those after the prompt."""
+        """Takes the first tokens; `logits` (vocabulary,) are those after the prompt and what was read with it."""
         if self.drafting is not None:
             self.following = self.drafting.follow(self.tokens)
         self._take_certain()
-        if not self.forced:
+        if self.stop_reason is None and self._read == len(self.tokens):
             self._take(self._draw(logits))
 
     def ask(self, beside: int = 0) -> tuple[list[int], Step] | None:

@@ -96,27 +96,24 @@ class GrammarMatcher(Matcher):
         grammar allows runs past the end of the certain bytes: the tokenizer may write that one instead. Where the
         output must end, the end-of-sequence token, if there is but one.
         """
-        return self._spelled()[1]
-
-    def expected(self) -> DraftTree:
-        """As `forced`, with the tokens that the tokenizer would write for certain bytes if they were all."""
-        tokens, certain = self._spelled()
-        chances = [1.0] * len(certain)
-        while len(chances) < len(tokens):
-            chances.append((chances[-1] if chances else 1.0) * LIKELY)
-        return DraftTree.chain(tokens, chances)
-
-    def _spelled(self) -> tuple[list[int], list[int]]:
-        """The tokenizer's tokens for the bytes that must come, and those of them that must."""
         place = self._place()
         if place.ended:
-            return [], []
+            return []
+        data = place.forced(MOST_FORCED)
+        tokens = self._tokenize(data) if data else None
+        return self._only_token(place) if tokens is None else self._certain(place, tokens, data)
+
+    def expected(self) -> DraftTree:
+        """The tokens that the tokenizer would write for the certain bytes if they were all."""
+        place = self._place()
         data = place.forced(MOST_FORCED)
         tokens = self._tokenize(data) if data else None
         if tokens is None:
-            only = self._only_token(place)
-            return only, only
-        return tokens, self._certain(place, tokens, data)
+            return DraftTree()
+        chances = [1.0] * len(self._certain(place, tokens, data))
+        while len(chances) < len(tokens):
+            chances.append((chances[-1] if chances else 1.0) * LIKELY)
+        return DraftTree.chain(tokens, chances)
 
     @property
     def is_complete(self) -> bool:
