@@ -311,3 +311,16 @@ def test_certain_tokens_need_no_logits_and_are_read_with_what_follows(
     assert row.forward_passes == len(Asked.steps)
     if attention != "dense":
         assert max(step.rows for step in Asked.steps) <= 4
+
+
+def test_a_certain_beginning_may_be_cut_off_anywhere(tiny_llama: LanguageModel) -> None:
+    """By a limit or by a stop string in it."""
+    rule = r'regex:pattern="one two three (four|five) six seven"'
+    engine = Engine(tiny_llama)
+    whole = engine.generate("one two", sampling=Sampling(max_new_tokens=60), constraint=rule)
+    assert whole.text.startswith("one two three ")
+    for count in range(1, len(whole.tokens)):
+        cut = engine.generate("one two", sampling=Sampling(max_new_tokens=count), constraint=rule)
+        assert (cut.tokens, cut.stop_reason) == (whole.tokens[:count], "length")
+    stopped = engine.generate("one two", sampling=Sampling(max_new_tokens=60, stop=(" thr",)), constraint=rule)
+    assert (stopped.text, stopped.stop_reason) == ("one two", "stop")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -37,9 +37,9 @@ class Decoding:
         sampler: Sampler,
         drafting: Drafting | None,
         matcher: Matcher | None,
-        opening: int = 0,
+        opening: Sequence[int] = (),
     ) -> None:
-        """opening: how many of the certain tokens that the output begins with were read with the prompt."""
+        """opening: certain tokens that the output begins with, which were read with the prompt."""
         self.prediction, self.sampler = prediction, sampler
         self.drafting, self.matcher = drafting, matcher
         self.device = prediction.host.model.device
@@ -50,7 +50,8 @@ class Decoding:
         self._text = ""
         self._sent = len(prompt)
         self.passes = self.drafted = self.accepted = self.forced = 0
-        self._read = len(prompt) + opening
+        self._opening = opening
+        self._read = len(prompt) + len(opening)
         """How many of `tokens` the prediction has read."""
         self._asked: tuple[int, DraftTree, bool]
         self.following: Following | None = None
@@ -125,7 +126,8 @@ class Decoding:
         """Takes the first tokens; `logits` (vocabulary,) are those after the prompt and what was read with it."""
         if self.drafting is not None:
             self.following = self.drafting.follow(self.tokens)
-        self._take_certain()
+        if self._take_forced(self._opening):
+            self._take_certain()
         if self.stop_reason is None and self._read == len(self.tokens):
             self._take(self._draw(logits))
 
@@ -192,10 +194,15 @@ class Decoding:
     def _take_certain(self) -> None:
         """Adds what the constraint makes certain, whatever the model says; it is read with what comes next."""
         while self.matcher is not None and self.stop_reason is None and (certain := self.matcher.forced()):
-            for token in certain:
-                self.forced += 1
-                if not self._take(token):
-                    return
+            self._take_forced(certain)
+
+    def _take_forced(self, certain: Sequence[int]) -> bool:
+        """Adds certain tokens; False when the text ends with one of them."""
+        for token in certain:
+            self.forced += 1
+            if not self._take(token):
+                return False
+        return True
 
     def _draft(self, room: int, unread: int, beside: int) -> DraftTree:
         """What to verify in the next pass beside so many tokens that were not read yet."""

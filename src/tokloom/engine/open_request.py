@@ -83,7 +83,7 @@ class OpenRequest:
             _ = self.drafting.curve  # a first measurement is not this request's time
         prompt = self.prediction.prompt(self.tokens)
         sampler = Sampler(self.sampling)
-        self.decoding = Decoding(self.prediction, prompt, sampler, self.drafting, self.matcher, len(self._opening))
+        self.decoding = Decoding(self.prediction, prompt, sampler, self.drafting, self.matcher, self._opening)
         self.written: Output = self.decoding
         self.row = Row("decode", self.method)
         self.ledger.rows.append(self.row)

@@ -81,7 +81,7 @@ class GrammarMatcher(Matcher):
         self._last = step
 
     def fork(self) -> GrammarMatcher:
-        forked = object.__new__(GrammarMatcher)
+        forked = object.__new__(type(self))
         forked._program, forked._vocabulary, forked._last = self._program, self._vocabulary, self._last
         return forked
 
