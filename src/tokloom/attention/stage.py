@@ -22,6 +22,7 @@ ones. Positions stay those of the text, whatever was evicted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from tokloom import registry
@@ -55,10 +56,7 @@ class AttentionPolicy:
     @property
     def plain(self) -> bool:
         """It overrides no hook, so that whole passes run without it."""
-        return all(
-            getattr(type(self), hook) is getattr(AttentionPolicy, hook)
-            for hook in ("attention", "select", "observe", "evict")
-        )
+        return _overrides_no_hook(type(self))
 
     @property
     def watched(self) -> int:
@@ -182,3 +180,10 @@ class RotaryScaling(ABC):
         """The angle per position of each pair of dimensions, and a factor on cosines and sines.
 
         plain: the model's own, float64 (head_dim / 2,)."""
+
+
+@cache
+def _overrides_no_hook(policy: type[AttentionPolicy]) -> bool:
+    """Asked in every layer of every pass."""
+    hooks = ("attention", "select", "observe", "evict")
+    return all(getattr(policy, hook) is getattr(AttentionPolicy, hook) for hook in hooks)
