@@ -22,8 +22,7 @@ ones. Positions stay those of the text, whatever was evicted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokloom import registry
 
@@ -53,10 +52,17 @@ class AttentionPolicy:
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
+    _hookless: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        hooks = ("attention", "select", "observe", "evict")
+        cls._hookless = all(getattr(cls, hook) is getattr(AttentionPolicy, hook) for hook in hooks)
+
     @property
     def plain(self) -> bool:
         """It overrides no hook, so that whole passes run without it."""
-        return _overrides_no_hook(type(self))
+        return self._hookless
 
     @property
     def watched(self) -> int:
@@ -180,10 +186,3 @@ class RotaryScaling(ABC):
         """The angle per position of each pair of dimensions, and a factor on cosines and sines.
 
         plain: the model's own, float64 (head_dim / 2,)."""
-
-
-@cache
-def _overrides_no_hook(policy: type[AttentionPolicy]) -> bool:
-    """Asked in every layer of every pass."""
-    hooks = ("attention", "select", "observe", "evict")
-    return all(getattr(policy, hook) is getattr(AttentionPolicy, hook) for hook in hooks)
