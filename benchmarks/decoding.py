@@ -41,6 +41,7 @@ from tokloom.evaluate.llama_cpp import LlamaCpp
 from tokloom.evaluate.peer import Answer, Peer, Session
 from tokloom.evaluate.spec_bench import read
 from tokloom.evaluate.transformers_generate import TransformersGenerate
+from tokloom.grammar.matcher import GrammarMatcher
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.vocabulary import Vocabulary
 
@@ -159,8 +160,15 @@ class Untold(JsonSchema):
 
     def start(self, vocabulary: Vocabulary) -> Matcher:
         matcher = super().start(vocabulary)
-        matcher.forced = list  # type: ignore[method-assign]
+        matcher.__class__ = UntoldMatcher
         return matcher
+
+
+class UntoldMatcher(GrammarMatcher):
+    """Its forks are such, too."""
+
+    def forced(self) -> list[int]:
+        return []
 
 
 Method = Callable[[Case], Answer]

@@ -24,7 +24,10 @@ def test_the_draft_is_what_followed(text: list[int], longest: int, shortest: int
     for size in range(longest, shortest - 1, -1):
         places = [i for i in range(size, len(text)) if text[i - size : i] == text[len(text) - size :]]
         if places:
-            expected = text[places[-1] : places[-1] + length]
+            written = list(text)
+            for i in range(length):  # also what it has written itself
+                written.append(written[places[-1] + i])
+            expected = written[len(text) :]
             break
     state = PromptLookup(longest=longest, shortest=shortest, length=length).start(FAKE)
     tree = propose(state, text)

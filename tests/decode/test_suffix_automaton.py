@@ -84,17 +84,25 @@ def test_every_branch_follows_an_ending_of_the_text(
     for known in earlier:
         propose(state, known)
     tree = propose(state, text)
-    sources = [text, *earlier]
     leaves = [path for path in paths(tree) if not any(p[: len(path)] == path != p for p in paths(tree))]
     assert len(leaves) <= branches
     for path in leaves:
         copied = list(path)
         assert len(copied) <= length
+        sources = [text + copied, *earlier]  # a copy that reaches the text's end goes on with what it has copied
         assert any(
             source[i - 1] == text[-1] and source[i : i + len(copied)] == copied
             for source in sources
-            for i in range(1, len(source))
+            for i in range(1, len(text) if source is sources[0] else len(source))
         )
+
+
+@given(st.integers(0, 3), texts)
+def test_what_repeats_itself_is_drafted_beyond_its_end(first: int, period: list[int]) -> None:
+    """The longest chain of a text that goes round for the third time goes on round."""
+    round_ = [10 + first, *period]
+    tree = propose(SuffixAutomaton(length=30, branches=8).start(FAKE), [*round_, *round_, *round_[:1]])
+    assert tuple((round_ * 32)[1:31]) in paths(tree)
 
 
 @given(st.lists(texts, min_size=1, max_size=3))

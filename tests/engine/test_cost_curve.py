@@ -90,3 +90,9 @@ def test_a_healed_curve_is_kept_and_a_fork_is_not(tmp_path: Path) -> None:
     kept = json.loads(file.read_text())
     assert kept["identity"] == ["here"]
     assert {int(rows): seconds for rows, seconds in kept["seconds"].items()} == live.curve.seconds
+
+
+def test_a_width_that_was_held_up_does_not_make_wider_ones_dear() -> None:
+    live = LiveCurve(CostCurve({1: 1.0, 4: 5.0, 8: 2.0, 16: 3.0}))
+    assert live.table[3:5] == (2.0, 2.0)
+    assert (live.table[1], live.table[8], live.table[12], live.table[16]) == (1.0, 2.0, 2.5, 3.0)

@@ -302,10 +302,25 @@ def test_certain_tokens_need_no_logits_and_are_read_with_what_follows(
     positions = [position for step in Asked.steps for position in step.positions]
     first = result.prompt_tokens
     assert positions == list(range(positions[0], positions[-1] + 1))
-    assert positions[0] == first
+    opening = result.ledger.row("attention").tokens_in - first
+    assert positions[0] == first + opening
+    assert (opening > 0) == (attention == "dense")  # read with the prompt
     assert positions[-1] < first + len(result.tokens) - 1  # after the last drawn token nothing need be read
     drawn = sum(step.rows - step.skipped for step in Asked.steps)
-    assert drawn + row.counts["forced"] == len(result.tokens)
+    assert drawn + (opening > 0) + row.counts["forced"] == len(result.tokens)
     assert row.forward_passes == len(Asked.steps)
     if attention != "dense":
         assert max(step.rows for step in Asked.steps) <= 4
+
+
+def test_a_certain_beginning_may_be_cut_off_anywhere(tiny_llama: LanguageModel) -> None:
+    """By a limit or by a stop string in it."""
+    rule = r'regex:pattern="one two three (four|five) six seven"'
+    engine = Engine(tiny_llama)
+    whole = engine.generate("one two", sampling=Sampling(max_new_tokens=60), constraint=rule)
+    assert whole.text.startswith("one two three ")
+    for count in range(1, len(whole.tokens)):
+        cut = engine.generate("one two", sampling=Sampling(max_new_tokens=count), constraint=rule)
+        assert (cut.tokens, cut.stop_reason) == (whole.tokens[:count], "length")
+    stopped = engine.generate("one two", sampling=Sampling(max_new_tokens=60, stop=(" thr",)), constraint=rule)
+    assert (stopped.text, stopped.stop_reason) == ("one two", "stop")

@@ -68,9 +68,8 @@ def test_a_mask_is_a_filter_before_all_others() -> None:
 
 
 def test_greedy_is_the_likeliest() -> None:
-    logits = torch.randn(5, 40)
-    assert Sampler(Sampling()).greedy(logits) == [int(row.argmax()) for row in logits]
-    assert Sampler(Sampling()).draw(logits[0]) == int(logits[0].argmax())
+    for row in torch.randn(5, 40):
+        assert Sampler(Sampling()).draw(row) == int(row.argmax())
 
 
 @given(st.sets(st.integers(0, 99)))

@@ -22,7 +22,7 @@ ones. Positions stay those of the text, whatever was evicted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokloom import registry
 
@@ -52,13 +52,17 @@ class AttentionPolicy:
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
+    _hookless: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        hooks = ("attention", "select", "observe", "evict")
+        cls._hookless = all(getattr(cls, hook) is getattr(AttentionPolicy, hook) for hook in hooks)
+
     @property
     def plain(self) -> bool:
         """It overrides no hook, so that whole passes run without it."""
-        return all(
-            getattr(type(self), hook) is getattr(AttentionPolicy, hook)
-            for hook in ("attention", "select", "observe", "evict")
-        )
+        return self._hookless
 
     @property
     def watched(self) -> int:

@@ -72,6 +72,8 @@ class KeyNavigation(Predictor):
 class NavigatedPrediction(PlainPrediction):
     """The model's prediction after prompt and list."""
 
+    reads_opening = False
+
     def __init__(self, host: Host, options: KeyNavigation) -> None:
         super().__init__(host)
         listed = options.listed()

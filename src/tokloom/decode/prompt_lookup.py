@@ -4,7 +4,7 @@ Paper: none (baseline)
 
 Formula:
     For n = longest, ..., shortest: if the last n tokens stand earlier in prompt or output, the latest such place's
-    next `length` tokens are the draft.
+    next `length` tokens are the draft; where the text ends before, the same again.
 
 Shapes: a chain of up to `length` tokens, one pass of length + 1 rows.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -43,7 +44,7 @@ class PromptLookup(Drafter):
     """Tokens of the longest n-gram that is looked for."""
     shortest: int = Field(default=1, ge=1, le=32)
     """Tokens of the shortest."""
-    length: int = Field(default=10, ge=1, le=63)
+    length: int = Field(default=32, ge=1, le=63)
     """Most tokens copied."""
 
     def __post_init__(self) -> None:
@@ -66,7 +67,9 @@ class LookupState(DraftState):
 
     def propose(self, request: DraftRequest) -> DraftTree:
         place, size = self.find(request.tokens)
-        copied = request.tokens[place : place + min(self.options.length, request.limit)] if size else []
+        most = min(self.options.length, request.limit)
+        # where the copy reaches the text's end, the text repeats itself and may go on to do so
+        copied = list(islice(cycle(request.tokens[place : place + most]), most)) if size else []
         chance, chances = 1.0, []
         for i in range(len(copied)):
             chance *= self.rates.rate(0 if i else size)

@@ -76,6 +76,8 @@ class SkipDecode(Predictor):
 class SkippingPrediction(PlainPrediction):
     """The model's prediction over one store, by fewer and fewer layers."""
 
+    reads_opening = False
+
     def __init__(self, host: Host, options: SkipDecode) -> None:
         self.options = options
         self.count: int = host.model.model.config.get_text_config().num_hidden_layers

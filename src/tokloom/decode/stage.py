@@ -47,6 +47,9 @@ class Prediction(ABC):
     Order of the calls: `prefill` once; then, pass by pass, `rows` and `accept`.
     """
 
+    reads_opening: ClassVar[bool] = False
+    """It reads a prompt and the output's beginning alike, so that `prefill` may be given both."""
+
     def __init__(self, host: Host) -> None:
         self.host = host
         self.counts: dict[str, int] = {}
@@ -327,6 +330,21 @@ class Matcher(ABC):
         """No token may come next, though the output is not complete. A constraint that leads into no dead end need
         not say more."""
         return False
+
+    def after(self, token: int) -> Matcher | None:
+        """An independent matcher after one more token; None if the mask forbids it."""
+        forked = self.fork()
+        try:
+            forked.accept(token)
+        except ArgumentError:
+            return None
+        return forked
+
+    def expected(self) -> DraftTree:
+        """What the constraint makes likely, as far as it can say at next to no cost; chance 1 only for what `forced`
+        has."""
+        certain = self.forced()
+        return DraftTree.chain(certain, [1.0] * len(certain))
 
     def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
         """The masks after each node of a draft tree, as `DraftTree` has them.

@@ -12,6 +12,8 @@ EDGES = (0.06, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.96)
 DEPTHS = (2, 3, 5, 9)
 """Levels of the tree at which a further kind begins."""
 HIGHEST = 0.995
+KINDS = (len(EDGES) + 1) * (len(DEPTHS) + 1)
+"""Of a drafter's nodes; as many are of those that a constraint expects."""
 
 
 class Proposal:
@@ -48,27 +50,32 @@ class Acceptance:
     """Expected hits beyond which both counts are halved, so that the record follows the text."""
 
     def __init__(self) -> None:
-        kinds = (len(EDGES) + 1) * (len(DEPTHS) + 1)
-        self.hits = [0.0] * kinds
-        self.expected = [0.0] * kinds
+        self.hits = [0.0] * 2 * KINDS
+        self.expected = [0.0] * 2 * KINDS
 
-    def propose(self, tree: DraftTree, factor: float = 1.0) -> Proposal:
-        """The tree with corrected chances. factor: a further one, of the request at hand."""
-        prior, hits, expected = self.PRIOR, self.hits, self.expected
+    def propose(self, tree: DraftTree, factor: float = 1.0, expected: Sequence[bool] = ()) -> Proposal:
+        """The tree with corrected chances.
+
+        factor: a further one, of the request at hand. expected: nodes that a constraint expects; they are recorded
+            apart, and one that it makes certain, of its parent's chance, is believed."""
+        prior, hits, sums = self.PRIOR, self.hits, self.expected
         proposal = Proposal(tree, factor)
         given, kinds, chances, depths = proposal.given, proposal.kinds, proposal.chances, proposal.depths
         drafted = tree.chances
-        for parent, whole in zip(tree.parents, drafted, strict=True):
+        apart = expected or (False,) * len(tree)
+        for parent, whole, is_expected in zip(tree.parents, drafted, apart, strict=True):
             if parent >= 0:
                 own, base, depth = whole / max(drafted[parent], 1e-9), chances[parent], depths[parent] + 1
             else:
                 own, base, depth = whole, 1.0, 1
-            kind = bisect_right(EDGES, own) * (len(DEPTHS) + 1) + bisect_right(DEPTHS, depth)
-            rate = own * factor * (hits[kind] + prior) / (expected[kind] + prior)
+            kind = bisect_right(EDGES, own) * (len(DEPTHS) + 1) + bisect_right(DEPTHS, depth) + is_expected * KINDS
+            rate = own * (hits[kind] + prior) / (sums[kind] + prior)
+            if not is_expected:
+                rate *= factor
             depths.append(depth)
             given.append(own)
             kinds.append(kind)
-            chances.append(base * (rate if rate < HIGHEST else HIGHEST))
+            chances.append(base if is_expected and own == 1.0 else base * (rate if rate < HIGHEST else HIGHEST))
         return proposal
 
     def record(self, proposal: Proposal, node: int, hit: bool) -> None:
@@ -94,8 +101,6 @@ class Following:
 
     def __init__(self, worth: float = 0.0) -> None:
         self.worth = worth
-        self.spent = 0.0
-        """Seconds that the drafter took for this request."""
         self.told = 0
         """Tokens of the text that the drafter has been told of."""
         self._open: list[tuple[Proposal, int, int]] = []
@@ -105,9 +110,8 @@ class Following:
     def factor(self) -> float:
         return (self._hits + self.PRIOR) / (self._expected + self.PRIOR)
 
-    def asked(self, seconds: float, worth: float) -> None:
-        """A proposal took so long and is forecast to save so much."""
-        self.spent += seconds
+    def asked(self, worth: float) -> None:
+        """A proposal is forecast to save so much."""
         self.worth += self.RATE * (worth - self.worth)
 
     def add(self, proposal: Proposal, length: int) -> None:
@@ -134,7 +138,9 @@ class Following:
                 self._open.append((proposal, node, place))
 
     def record(self, proposal: Proposal, node: int, hit: bool) -> None:
-        """As `Acceptance.record`, for `factor`."""
+        """As `Acceptance.record`, for `factor`, which is the drafter's."""
+        if proposal.kinds[node] >= KINDS:
+            return
         parent = proposal.tree.parents[node]
         base = proposal.chances[parent] if parent >= 0 else 1.0
         self._hits += hit

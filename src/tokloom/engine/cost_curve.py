@@ -117,17 +117,18 @@ class LiveCurve:
         if all(abs(factor - 1) < 0.05 for factor in factors.values()):
             return
         moved: dict[int, float] = {}
-        highest = one
         for width in sorted(known):
             factor = factors[min(factors, key=lambda seen: abs(math.log(seen / width)))] if width > min(known) else 1.0
-            highest = moved[width] = max(highest, one * (1 + factor * (known[width] / one - 1)))
+            moved[width] = max(one, one * (1 + factor * (known[width] / one - 1)))
         self.curve = CostCurve(moved)
         self._seen = {width: seen for width, seen in self._seen.items() if width in factors}
         self._tabulate()
 
     def _tabulate(self) -> None:
-        relative = (self.curve.relative(rows) for rows in range(1, max(self.curve.seconds) + 1))
-        self.table: tuple[float, ...] = (0.0, *accumulate(relative, max))
+        widest = max(self.curve.seconds)
+        # times are only ever too long: a pass takes no more than a wider one was seen to
+        falling = accumulate((self.curve.relative(rows) for rows in range(widest, 0, -1)), min)
+        self.table: tuple[float, ...] = (0.0, *(max(1.0, cost) for cost in reversed(list(falling))))
         self.cheapest = min((after - before for before, after in pairwise(self.table[1:])), default=math.inf)
 
     def save(self) -> None:

@@ -15,6 +15,7 @@ from tokloom.atomic import write_atomic
 from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Matcher, Prediction, Verified
 from tokloom.engine.acceptance import Acceptance, Following, Proposal
 from tokloom.engine.cost_curve import LiveCurve, load_or_measure
+from tokloom.engine.grafting import graft
 from tokloom.engine.pace import Pace
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import ArgumentError, DocumentError
@@ -99,24 +100,33 @@ class Drafting:
         """
         curve = self.curve_of(prediction)
         most = len(curve.table) - 1 - rows - beside
-        if depth < 1 or most < 1 or (following is not None and not self.pace.open(following.worth)):
+        if depth < 1 or most < 1:
             return DraftTree()
-        start = time.perf_counter()
         price = max(1.0, self.gain) * max(1.0, (1 + beside) / curve.table[1 + beside])
         least = HOPE * price * curve.cheapest
-        if following is not None:
-            self._tell(tokens, following)
-        tree = self.state.propose(DraftRequest(tokens, most, prediction, least))
-        if matcher is not None and len(tree):
-            tree = _permitted(tree, matcher, prediction.vocabulary.size)
-        proposal = self.acceptance.propose(tree, following.factor if following is not None else 1.0)
-        nodes, worth = self._choose(proposal, depth, price, rows + beside, most, curve.table)
+        start = time.perf_counter()
+        tree = DraftTree()
+        asked = following is None or self.pace.open(following.worth)
+        if asked:
+            if following is not None:
+                self._tell(tokens, following)
+            tree = self.state.propose(DraftRequest(tokens, most, prediction, least))
+        spent = time.perf_counter() - start
+        expected: tuple[bool, ...] = ()
+        if matcher is not None:
+            grafted = graft(tree, matcher, least, prediction.eos_ids)
+            tree, expected = grafted.tree, grafted.expected
+        proposal = self.acceptance.propose(tree, following.factor if following is not None else 1.0, expected)
+        nodes, value = self._choose(proposal, depth, price, rows + beside, most, curve.table)
         if following is not None:
             if len(tree):
                 following.add(proposal, len(tokens))
-            spent = time.perf_counter() - start
-            self.pace.asked(spent, worth)
-            following.asked(spent, worth)
+            if asked:
+                # what the constraint expects anyway is not the drafter's doing
+                alone = without_drafter(proposal, expected) if expected else []
+                worth = value - best(alone, price, rows + beside, curve.table)[1]
+                self.pace.asked(spent, worth)
+                following.asked(worth)
         return tree.only(nodes) if len(nodes) < len(tree) else tree
 
     def _choose(
@@ -127,18 +137,13 @@ class Drafting:
         order = [i for i in range(len(chances)) if depths[i] <= depth]
         order.sort(key=chances.__getitem__, reverse=True)  # stable: parents stay before their children
         del order[most:]
-        base = table[rows]
-        size, value, gains = 0, 0.0, 0.0
-        hoped, hope = 0, 0.0
-        for nodes, node in enumerate(order, 1):
-            gains += chances[node]
-            cost = price * (table[rows + nodes] - base)
-            if gains - cost > value:
-                size, value = nodes, gains - cost
-            if gains - cost / 2 > hope:
-                hoped, hope = nodes, gains - cost / 2
+        ordered = [chances[node] for node in order]
+        size, value = best(ordered, price, rows, table)
         if value < self.MARGIN:
-            size = hoped if self._undrafted >= self.CURIOUS and hope >= self.MARGIN else 0
+            size = 0
+            if self._undrafted >= self.CURIOUS:
+                size, hope = best(ordered, price / 2, rows, table)
+                size = size if hope >= self.MARGIN else 0
         self._undrafted = 0 if size else self._undrafted + 1
         return sorted(order[:size]), value
 
@@ -148,7 +153,8 @@ class Drafting:
         if following is None:
             self.state.observe(seen)
             if tree.marks:
-                self.state.judge([(tree.marks[node], hit) for node, hit in tree.outcomes(seen.path)])
+                outcomes = ((tree.marks[node], hit) for node, hit in tree.outcomes(seen.path))
+                self.state.judge([(mark, hit) for mark, hit in outcomes if mark is not None])
             return
         if self.pace.pays(following.worth) or self.pace.learns:
             self.state.observe(seen)
@@ -157,13 +163,11 @@ class Drafting:
         for proposal, node, hit in following.outcomes(text):
             self.acceptance.record(proposal, node, hit)
             following.record(proposal, node, hit)
-            if proposal.tree.marks:
+            if proposal.tree.marks and proposal.tree.marks[node] is not None:
                 marks.append((proposal.tree.marks[node], hit))
         if marks:
             self.state.judge(marks)
-        spent = time.perf_counter() - start
-        self.pace.taught(spent)
-        following.spent += spent
+        self.pace.taught(time.perf_counter() - start)
 
     def passed(self, prediction: Prediction, rows: int, tokens: int, seconds: float) -> None:
         """A pass that one request had for itself took so long, without the drafter's time, and gave so many tokens."""
@@ -220,8 +224,21 @@ class Drafting:
         )
 
 
-def _permitted(tree: DraftTree, matcher: Matcher, vocabulary: int) -> DraftTree:
-    """The nodes that the constraint allows."""
-    masks = np.zeros((len(tree), (vocabulary + 31) // 32), dtype=np.int32)
-    matcher.tree_masks(tree.tokens, tree.parents, masks)
-    return tree.only(np.flatnonzero(masks.any(axis=1)).tolist())
+def best(chances: Sequence[float], price: float, rows: int, table: Sequence[float]) -> tuple[int, float]:
+    """How many of the nodes, the likeliest first, are worth most beside so many rows, and what they are worth."""
+    base, gains = table[rows], 0.0
+    size, value = 0, 0.0
+    for nodes, chance in enumerate(chances[: len(table) - 1 - rows], 1):
+        gains += chance
+        worth = gains - price * (table[rows + nodes] - base)
+        if worth > value:
+            size, value = nodes, worth
+    return size, value
+
+
+def without_drafter(proposal: Proposal, expected: Sequence[bool]) -> list[float]:
+    """The chances of the nodes that are there because the constraint expects them after the text as it is, sorted."""
+    alone: list[bool] = []
+    for parent, is_expected in zip(proposal.tree.parents, expected, strict=True):
+        alone.append(is_expected and (parent < 0 or alone[parent]))
+    return sorted((chance for chance, kept in zip(proposal.chances, alone, strict=True) if kept), reverse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class Decoding:
     drafter and without.
 
     Invariant: len(output) == forced + drawn + accepted; the prompt's logits give one drawn token, unless the output
-    begins with certain ones, and so does each pass that reads all there is.
+    begins with certain ones that were not read with it, and so does each pass that reads all there is.
     """
 
     def __init__(
@@ -37,7 +37,9 @@ class Decoding:
         sampler: Sampler,
         drafting: Drafting | None,
         matcher: Matcher | None,
+        opening: Sequence[int] = (),
     ) -> None:
+        """opening: certain tokens that the output begins with, which were read with the prompt."""
         self.prediction, self.sampler = prediction, sampler
         self.drafting, self.matcher = drafting, matcher
         self.device = prediction.host.model.device
@@ -48,7 +50,8 @@ class Decoding:
         self._text = ""
         self._sent = len(prompt)
         self.passes = self.drafted = self.accepted = self.forced = 0
-        self._read = len(prompt)
+        self._opening = opening
+        self._read = len(prompt) + len(opening)
         """How many of `tokens` the prediction has read."""
         self._asked: tuple[int, DraftTree, bool]
         self.following: Following | None = None
@@ -68,23 +71,18 @@ class Decoding:
         self.begin(logits)
         yield self._chunk()
         while self.stop_reason is None:
-            start, spent = time.perf_counter(), self._spent
             asked = self.ask()
             if asked is not None:
-                before = len(self.tokens)
-                self.answer(self.prediction.rows(*asked))
+                before, start = len(self.tokens), time.perf_counter()
+                logits = self.prediction.rows(*asked)
+                seconds = time.perf_counter() - start
+                self.answer(logits)
                 if self.drafting is not None and not asked[1].skipped:
-                    seconds = time.perf_counter() - start - (self._spent - spent)
                     self.drafting.passed(self.prediction, len(asked[0]), len(self.tokens) - before, seconds)
             yield self._chunk()
         tail = self.stream.finish()
         if tail:
             yield Chunk(tail, ())
-
-    @property
-    def _spent(self) -> float:
-        """Seconds that the drafter took so far."""
-        return self.following.spent if self.following is not None else 0.0
 
     def _chunk(self) -> Chunk:
         """What came since the last chunk."""
@@ -116,13 +114,22 @@ class Decoding:
         self.matcher.mask(self._words)
         return unpack(self._words, self.prediction.vocabulary.size).to(self.device)
 
+    def _draw(self, logits: torch.Tensor) -> int:
+        """The next token, from (vocabulary,) logits."""
+        if self.matcher is not None and self.sampler.generator is None:
+            likeliest = self.sampler.draw(logits)
+            if self.matcher.after(likeliest) is not None:  # then it is the likeliest allowed one, and no mask is needed
+                return likeliest
+        return self.sampler.draw(logits, self._allowed())
+
     def begin(self, logits: torch.Tensor) -> None:
-        """Takes the first token; `logits` (vocabulary,) are those after the prompt."""
+        """Takes the first tokens; `logits` (vocabulary,) are those after the prompt and what was read with it."""
         if self.drafting is not None:
             self.following = self.drafting.follow(self.tokens)
-        self._take_certain()
-        if not self.forced:
-            self._take(self.sampler.draw(logits, self._allowed()))
+        if self._take_forced(self._opening):
+            self._take_certain()
+        if self.stop_reason is None and self._read == len(self.tokens):
+            self._take(self._draw(logits))
 
     def ask(self, beside: int = 0) -> tuple[list[int], Step] | None:
         """The rows of the next pass: what was not read yet, and what is drafted. None if the text ended without one.
@@ -159,12 +166,10 @@ class Decoding:
         children = {
             (parent, token): node for node, (parent, token) in enumerate(zip(parents[1:], tree.tokens, strict=True), 1)
         }
-        plain = self.matcher is None and self.sampler.generator is None
-        greedy = self.sampler.greedy(logits) if plain else []
-        path, walking = [0], True
+        path, walking, drafted = [0], True, len(tree)
         certain: list[int] = []  # `ask` took what there was
         while walking:
-            given = certain or [greedy[path[-1]] if plain else self.sampler.draw(logits[path[-1]], self._allowed())]
+            given = certain or [self._draw(logits[path[-1]])]
             for token in given:
                 node = children.get((path[-1], token)) if walking else None
                 self.forced += bool(certain)
@@ -174,9 +179,12 @@ class Decoding:
                 walking = node is not None
                 if node is not None:
                     path.append(node)
-                    self.accepted += not certain
+                    if certain:
+                        drafted -= 1  # it was no guess
+                    else:
+                        self.accepted += 1
             certain = self.matcher.forced() if walking and self.matcher is not None else []
-        self.drafted += len(tree)
+        self.drafted += drafted
         self.prediction.accept([*range(unread - 1), *(unread - 1 + row for row in path)])
         self._read += unread + len(path) - 1
         if self.drafting is not None:
@@ -186,10 +194,15 @@ class Decoding:
     def _take_certain(self) -> None:
         """Adds what the constraint makes certain, whatever the model says; it is read with what comes next."""
         while self.matcher is not None and self.stop_reason is None and (certain := self.matcher.forced()):
-            for token in certain:
-                self.forced += 1
-                if not self._take(token):
-                    return
+            self._take_forced(certain)
+
+    def _take_forced(self, certain: Sequence[int]) -> bool:
+        """Adds certain tokens; False when the text ends with one of them."""
+        for token in certain:
+            self.forced += 1
+            if not self._take(token):
+                return False
+        return True
 
     def _draft(self, room: int, unread: int, beside: int) -> DraftTree:
         """What to verify in the next pass beside so many tokens that were not read yet."""

@@ -58,15 +58,32 @@ class OpenRequest:
     writer: Writer | None = None
 
     def prefill(self, progress: Progress | None) -> torch.Tensor:
-        """Reads the prompt; returns the logits after it."""
-        return prefill(self.prediction, self.tokens, self.ledger, progress)
+        """Reads the prompt, and the certain beginning of the output with it; returns the logits after it."""
+        self._opening = self._certain_opening() if self.writer is None else []
+        return prefill(self.prediction, [*self.tokens, *self._opening], self.ledger, progress)
+
+    def _certain_opening(self) -> list[int]:
+        """What the constraint makes certain at the beginning, as far as it can be read with the prompt. Policies with
+        hooks would take it for the prompt's end, by which some of them judge."""
+        prediction = self.prediction
+        opening: list[int] = []
+        if self.matcher is None or not prediction.reads_opening or not prediction.host.policy.plain:
+            return []
+        matcher = self.matcher.fork()
+        most = min(self.sampling.max_new_tokens, prediction.window - len(self.tokens)) - 1
+        while len(opening) < most and (certain := matcher.forced()) and certain[0] not in prediction.eos_ids:
+            for token in certain:
+                matcher.accept(token)
+            opening += certain
+        return opening[: max(0, most)]
 
     def start(self) -> Decoding:
         """The decoding, and its row in the ledger."""
         if self.drafting is not None:
             _ = self.drafting.curve  # a first measurement is not this request's time
         prompt = self.prediction.prompt(self.tokens)
-        self.decoding = Decoding(self.prediction, prompt, Sampler(self.sampling), self.drafting, self.matcher)
+        sampler = Sampler(self.sampling)
+        self.decoding = Decoding(self.prediction, prompt, sampler, self.drafting, self.matcher, self._opening)
         self.written: Output = self.decoding
         self.row = Row("decode", self.method)
         self.ledger.rows.append(self.row)

@@ -26,6 +26,8 @@ class PlainPrediction(Prediction):
 
     store: KVStore
 
+    reads_opening = True
+
     def __init__(self, host: Host, hidden_layer: int | MlpInput | None = None) -> None:
         super().__init__(host)
         self.hidden_layer = hidden_layer

@@ -25,15 +25,10 @@ class Sampler:
             else:
                 self.generator.seed()
 
-    def greedy(self, logits: torch.Tensor) -> list[int]:
-        """The likeliest token of each row of (rows, vocabulary)."""
-        # numpy on a CPU: torch's threads would then wait actively where the next pass needs the cores
-        best = logits.numpy().argmax(-1) if logits.device.type == "cpu" else logits.argmax(-1)
-        return [int(token) for token in best.tolist()]
-
     def draw(self, logits: torch.Tensor, allowed: torch.Tensor | None = None) -> int:
         """One token from a row of logits, (vocabulary,); `allowed` is a bool row, None for all."""
-        if self.generator is None and logits.device.type == "cpu":  # by numpy, as above
+        if self.generator is None and logits.device.type == "cpu":
+            # numpy: torch's threads would then wait actively where the next pass needs the cores
             scores = logits.numpy()
             return int((scores if allowed is None else np.where(allowed.numpy(), scores, -np.inf)).argmax())
         if allowed is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tokloom._core import grammar_masks
-from tokloom.decode.stage import Matcher
+from tokloom.decode.stage import DraftTree, Matcher
 from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_FORCED = 512
 """Bytes that are looked ahead for what must come next."""
+LIKELY = 0.9
+"""Chance that a model spells certain bytes as the tokenizer does, a token's, where others are allowed."""
 MOST_EXTENSIONS = 64
 """Longer tokens of which each is tried, to see whether the grammar allows one; more are taken to be allowed."""
 
@@ -46,6 +48,14 @@ class GrammarMatcher(Matcher):
     def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
         self._place().tree_masks(tokens, parents, out)
 
+    def after(self, token: int) -> GrammarMatcher | None:
+        place = self._place().step(token)
+        if place is None:
+            return None
+        forked = self.fork()
+        forked._last = _Step(place, token, self._last)
+        return forked
+
     def accept(self, token: int) -> None:
         place = self._place().step(token)
         if place is None:
@@ -71,7 +81,7 @@ class GrammarMatcher(Matcher):
         self._last = step
 
     def fork(self) -> GrammarMatcher:
-        forked = object.__new__(GrammarMatcher)
+        forked = object.__new__(type(self))
         forked._program, forked._vocabulary, forked._last = self._program, self._vocabulary, self._last
         return forked
 
@@ -90,12 +100,20 @@ class GrammarMatcher(Matcher):
         if place.ended:
             return []
         data = place.forced(MOST_FORCED)
-        if not data:
-            return self._only_token(place)
-        tokens = self._tokenize(data)
+        tokens = self._tokenize(data) if data else None
+        return self._only_token(place) if tokens is None else self._certain(place, tokens, data)
+
+    def expected(self) -> DraftTree:
+        """The tokens that the tokenizer would write for the certain bytes if they were all."""
+        place = self._place()
+        data = place.forced(MOST_FORCED)
+        tokens = self._tokenize(data) if data else None
         if tokens is None:
-            return self._only_token(place)
-        return self._certain(place, tokens, data)
+            return DraftTree()
+        chances = [1.0] * len(self._certain(place, tokens, data))
+        while len(chances) < len(tokens):
+            chances.append((chances[-1] if chances else 1.0) * LIKELY)
+        return DraftTree.chain(tokens, chances)
 
     @property
     def is_complete(self) -> bool:
