@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tests.decode.drafts import FAKE, paths, propose
 from tests.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
+from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.merged import MIDDLES, Merged, MergedState, first_guess, level_of
-from tokloom.decode.stage import DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.stage import DraftRequest, DraftState, Verified
 from tokloom.errors import SpecError
 from tokloom.models.language_model import LanguageModel
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.decode.test_token_recycling import Fixed, always_draft
 from tokloom import Engine, Sampling, registry
 from tokloom.attention.step import Step
-from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, Verified
 from tokloom.engine.acceptance import Acceptance, Following
 from tokloom.engine.cost_curve import CostCurve
 from tokloom.engine.drafting import Drafting

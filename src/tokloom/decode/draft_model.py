@@ -36,7 +36,8 @@ from tokloom.decode.calibration import Calibration
 from tokloom.decode.candidates import chances as probabilities
 from tokloom.decode.candidates import likeliest
 from tokloom.decode.draft_source import DraftSource, Followers, SourceState, Walk
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Verified
 from tokloom.engine.forward import forward, new_store
 from tokloom.errors import CompositionError
 from tokloom.models.load import load

@@ -30,7 +30,8 @@ from pydantic import Field
 
 from tokloom import registry
 from tokloom.decode.calibration import Calibration
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Verified
 from tokloom.errors import SpecError
 from tokloom.registry import method
 

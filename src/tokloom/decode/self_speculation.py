@@ -26,7 +26,8 @@ from tokloom.decode.calibration import Calibration
 from tokloom.decode.candidates import chances as probabilities
 from tokloom.decode.candidates import likeliest
 from tokloom.decode.draft_model import BINS
-from tokloom.decode.stage import REWINDING, Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import REWINDING, Drafter, DraftRequest, DraftState, Verified
 from tokloom.engine.forward import calibrated
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import CompositionError, SpecError

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokloom.atomic import write_atomic
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Matcher, Prediction, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Matcher, Prediction, Verified
 from tokloom.engine.acceptance import Acceptance, Following, Proposal
 from tokloom.engine.cost_curve import LiveCurve, load_or_measure
 from tokloom.engine.pace import Pace
