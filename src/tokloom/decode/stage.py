@@ -203,7 +203,8 @@ class DraftState(ABC):
         return {}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - as above
-        """Takes over what `arrays` of another state with the same options and model gave."""
+        """Takes over what `arrays` of another state with the same options and model gave. Raises ValueError, IndexError
+        or TypeError if they can't be that."""
 
 
 class Drafter(ABC):
