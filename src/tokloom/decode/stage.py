@@ -181,6 +181,9 @@ class DraftState(ABC):
     No method may keep state that is tied to one request: they get all of it as arguments.
     """
 
+    def check(self, prediction: Prediction) -> None:  # noqa: B027 - most drafters draft for any
+        """Raises CompositionError if it can't draft for such a prediction; before its prompt is read."""
+
     def read(self, tokens: Sequence[int], known: int = 0) -> None:  # noqa: B027 - a drafter may have no use for it
         """Sees the prompt of a request before its output is drafted, and later whatever `observe` did not show.
 
