@@ -122,7 +122,7 @@ def test_bad_arguments_are_named(tiny_llama: LanguageModel) -> None:
         engine.sample("one", 2, sampling=Sampling())
     with pytest.raises(ArgumentError, match="at_once=0"):
         engine.generate_many(["one"], at_once=0)
-    for wrong in ("one", 5, None, {"one"}):
+    for wrong in ("one", 5, None):
         with pytest.raises(ArgumentError, match=r"^prompts="):
             engine.generate_many(wrong)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"^sampling=5"):

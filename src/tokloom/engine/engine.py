@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -229,7 +229,7 @@ class Engine:
             sampling: one for all, or one for each.
             at_once: how many are under way at a time, each with its KV store.
         """
-        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        if isinstance(prompts, str) or not isinstance(prompts, Collection):
             raise ArgumentError("prompts", prompts, "a list of texts")
         each = [sampling] * len(prompts) if sampling is None or isinstance(sampling, Sampling) else list(sampling)
         if len(each) != len(prompts):
