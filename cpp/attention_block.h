@@ -1,4 +1,4 @@
-// What attention.cc hands to the kernels of one instruction set: a block of slots of one KV head.
+// What attention.cc and attention_view.cc hand to the kernels of one instruction set: a block of slots of one KV head.
 #pragma once
 
 #include <cstddef>

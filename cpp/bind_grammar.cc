@@ -155,23 +155,6 @@ void bind_grammar(nb::module_& m) {
           },
           nb::arg("data"))
       .def(
-          "tree_masks",
-          [](const BoundPlace& self, const std::vector<int64_t>& tokens, const std::vector<int64_t>& parents,
-             const Bitmasks& out) {
-            if (tokens.size() != parents.size()) throw nb::value_error("tokens and parents differ in length");
-            for (size_t i = 0; i < parents.size(); ++i) {
-              if (parents[i] < -1 || parents[i] >= static_cast<int64_t>(i)) {
-                throw nb::value_error(("parents[" + std::to_string(i) + "] is not in [-1, " + std::to_string(i) + ")").c_str());
-              }
-            }
-            check_rows(out.shape(0), tokens.size());
-            check_words(out.shape(1), *self.program);
-            auto* words = reinterpret_cast<uint32_t*>(out.data());
-            const nb::gil_scoped_release unlocked;
-            self.program->tree_masks(self.place, tokens.data(), parents.data(), tokens.size(), words);
-          },
-          nb::arg("tokens"), nb::arg("parents"), nb::arg("out").noconvert())
-      .def(
           "forced",
           [](const BoundPlace& self, size_t most) {
             std::string bytes;

@@ -78,25 +78,6 @@ void GrammarProgram::mask(const GrammarPlace& place, uint32_t* out) const {
   for (const uint32_t token : ends_) out[token / 32] |= uint32_t{1} << token % 32;
 }
 
-void GrammarProgram::tree_masks(const GrammarPlace& place, const int64_t* tokens, const int64_t* parents, size_t nodes,
-                                uint32_t* out) const {
-  std::vector<GrammarPlace> places(nodes);
-  std::vector<uint8_t> allowed(nodes, 0);
-  for (size_t i = 0; i < nodes; ++i) {
-    uint32_t* row = out + i * words();
-    const int64_t parent = parents[i];
-    if (parent < 0 || allowed[static_cast<size_t>(parent)] != 0) {
-      places[i] = parent < 0 ? place : places[static_cast<size_t>(parent)];
-      allowed[i] = step(places[i], tokens[i]) ? 1 : 0;
-    }
-    if (allowed[i] != 0) {
-      mask(places[i], row);
-    } else {
-      std::fill(row, row + words(), 0u);
-    }
-  }
-}
-
 bool GrammarProgram::stuck(const GrammarPlace& place) const {
   if (place.ended || place.at->complete) return false;
   const ConfigurationMask& mask = place.parser->mask(place.at);

@@ -47,9 +47,6 @@ class GrammarProgram {
   bool step_bytes(GrammarPlace& place, std::string_view bytes) const;
   // Writes words() words.
   void mask(const GrammarPlace& place, uint32_t* out) const;
-  // A row a node: the mask after it; all zero after a token that may not come. parents[i] < i, -1 for `place`.
-  void tree_masks(const GrammarPlace& place, const int64_t* tokens, const int64_t* parents, size_t nodes,
-                  uint32_t* out) const;
   bool complete(const GrammarPlace& place) const { return place.ended || place.at->complete; }
   // No token may come, though the output is not complete.
   bool stuck(const GrammarPlace& place) const;

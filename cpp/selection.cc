@@ -157,7 +157,8 @@ void share_out(const ChooseCall& call, const float* scores, std::size_t width, s
         total += from[s];
         weighted += from[s] * std::log(from[s]);
       }
-      const double entropy = total > 0 ? std::log(total) - weighted / total : 0;
+      // Of a single page it may come out a bit below 0, which would be divided by next to nothing in the last layer.
+      const double entropy = total > 0 ? std::max(std::log(total) - weighted / total, 0.0) : 0;
       densities[i] = entropy / std::log(static_cast<double>(std::max<std::size_t>(candidates, 2)));
     }
   });

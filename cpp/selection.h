@@ -45,7 +45,6 @@ struct ScoreCall {
 
 void score_slots(const ScoreCall& call);
 
-// What is scored stands for slots: each place for one, or for a page of `page` consecutive ones.
 // What of a total for all layers a layer's row takes: its share by the entropy of its scores, which are shares of
 // something, over the logarithm of their number, beside that which later layers are expected to have.
 struct Density {
@@ -53,6 +52,7 @@ struct Density {
   float* left;        // (rows): of the total, in slots; what is taken is taken off
 };
 
+// What is scored stands for slots: each place for one, or for a page of `page` consecutive ones.
 struct ChooseCall {
   ScoreCall score;         // its `out` is not used
   std::size_t k;           // places that a row takes at most

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tokloom
 from tests import tiny_models
 from tokloom.models.language_model import LanguageModel
 
 ROOT = Path(__file__).parent.parent
+
+settings.register_profile("tokloom", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tokloom")  # how long a test takes says nothing on a busy machine
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tokloom.atomic import STALE_AFTER, atomic_directory, workspace, write_atomic
+from tokloom.atomic import STALE_AFTER, atomic_directory, check_writable, workspace, write_atomic
+from tokloom.errors import ArgumentError
 
 
 def test_writes_text_and_bytes_and_replaces(tmp_path: Path) -> None:
@@ -107,3 +108,13 @@ def test_only_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
         names = set(os.listdir(tmp_path))
     assert names == {".made.busy.tmp", ".other.dead.tmp", work.name}
     assert not work.exists()
+
+
+def test_a_path_is_checked_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a")
+    check_writable("--out", tmp_path / "deep" / "er" / "page.html")
+    check_writable("--out", tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]
+    for path in (tmp_path, tmp_path / "file" / "page.html"):
+        with pytest.raises(ArgumentError, match=r"^--out=.*can be written to"):
+            check_writable("--out", path)

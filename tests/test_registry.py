@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 
 from tokloom import registry
+from tokloom.attention.selection import Selecting
 from tokloom.card import read_card
+from tokloom.decode.stage import Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 from tokloom.registry import build, card, make, method, names, spec_of
 from tokloom.spec import format_spec, parse_spec, split_specs
@@ -221,6 +223,18 @@ def test_ill_typed_option_is_refused_with_type_value_and_next_step(option: str, 
     assert "See: tokloom methods sample_gadget." in message
     kind = {"budget": "int", "share": "float", "exact": "bool", "widths": "tuple"}[option]
     assert kind in message
+
+
+def test_an_option_that_is_missing_is_named() -> None:
+    with pytest.raises(SpecError, match=r"^knn_lm:datastore=None is not valid: expected str \(Field required\)"):
+        build("knn_lm", Predictor, "predictor")
+
+
+def test_a_base_class_of_some_methods_has_their_names() -> None:
+    with pytest.raises(SpecError, match=r"a Selecting \(.*fasa, .*quest.*\); h2o is a AttentionPolicy"):
+        build("h2o", Selecting, "select:scorer")
+    with pytest.raises(UnknownNameError, match=r"no Selecting named 'fassa'. Did you mean 'fasa'"):
+        build("fassa", Selecting, "select:scorer")
 
 
 def test_method_without_options_says_so() -> None:

@@ -573,10 +573,6 @@ class GrammarPlace:
     def step_bytes(self, data: bytes) -> GrammarPlace | None:
         """The place after bytes; None if they may not come next."""
 
-    def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: NDArray[np.int32]) -> None:
-        """The masks after each node of a tree, int32 (nodes, words); zero for nodes that may not come.
-        Raises ValueError for parents that don't come before their children."""
-
     def forced(self, most: int) -> bytes:
         """The bytes that must come next, at most so many."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -10,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tokloom.errors import ArgumentError
 
 STALE_AFTER = 600.0
 """Seconds without any write after which a temporary directory counts as left behind by a killed process."""
@@ -36,6 +39,22 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def check_writable(argument: str, path: str | os.PathLike[str]) -> None:
+    """Raises ArgumentError if no file can be made at `path`: before long work whose result goes there, not after it.
+
+    Leaves nothing behind. Folders that are missing will be made."""
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in target.absolute().parents if parent.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ArgumentError(
+            argument, str(path), f"a path that can be written to ({error.strerror})", "Choose another path."
+        ) from None
 
 
 @contextmanager

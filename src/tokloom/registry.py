@@ -147,7 +147,8 @@ def _refusal(cls: Any, error: pydantic.ValidationError) -> SpecError:
         expected = f"an option of {cls.name}: {valid or 'it has none'}"
         return SpecError(f"{cls.name}:{key}", first["input"], expected, hint)
     expected = f"{shown[key]} ({first['msg']})"
-    return SpecError(f"{cls.name}:{key}", first["input"], expected, f"See: tokloom methods {cls.name}.")
+    given = None if first["type"] == "missing" else first["input"]  # pydantic shows the whole call
+    return SpecError(f"{cls.name}:{key}", given, expected, f"See: tokloom methods {cls.name}.")
 
 
 def build(spec: str | T, expects: type[T], argument: str) -> T:
@@ -174,6 +175,8 @@ def make(name: str, options: dict[str, Any], expects: type[T], argument: str) ->
     """A component from its name and options. Raises as `build` does."""
     kind = expects.__name__
     alike = [n for n, c in cards().items() if c.kind == kind]
+    if not alike:  # a base class of some methods of a kind, which their cards don't tell
+        alike = [n for n in names(getattr(expects, "stage", None)) if issubclass(get(n), expects)]
     if name not in cards():
         raise UnknownNameError(kind, name, alike, f"List them: tokloom methods {getattr(expects, 'stage', '')}.")
     cls = get(name)

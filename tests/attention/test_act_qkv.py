@@ -10,6 +10,7 @@ import torch
 from tests.attention.selecting import calibration, check, grouped
 from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_select import LEFT, POLICY
+from tokloom import Engine, Sampling
 from tokloom.attention.act_qkv import ActQKV, activation_bias, density
 from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.models.language_model import LanguageModel
@@ -32,6 +33,22 @@ def test_a_uniform_window_asks_with_its_mean() -> None:
 def test_density_is_the_entropy_as_a_share() -> None:
     shares = torch.tensor([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
     torch.testing.assert_close(density(shares, torch.tensor([4, 4, 4])), torch.tensor([1.0, 0.0, 0.5]))
+
+
+def test_rounding_takes_no_density_below_zero() -> None:
+    """In the last layer it is divided by next to nothing else."""
+    one = torch.tensor([[1.0 + 2.0**-23]])
+    assert float(density(one, torch.tensor([1]))) == 0
+
+
+@pytest.mark.parametrize("options", ["sink=2,local=6,budget=20", "sink=0,local=8,budget=11,dense_layers=1"])
+@pytest.mark.parametrize("chunk", [1, 512])
+def test_texts_that_grow_over_the_budget_with_a_single_block_to_choose(
+    options: str, chunk: int, tiny_llama: LanguageModel
+) -> None:
+    engine = Engine(tiny_llama, attention=f"act_qkv:{options}", prefill_chunk=chunk)
+    for prompt in ("one two", "three one four one five " * 12, "seven six five four three two one " * 8):
+        assert len(engine.generate(prompt, sampling=Sampling(max_new_tokens=24)).tokens) == 24
 
 
 @pytest.mark.parametrize("spread", [1.0, 2.0])

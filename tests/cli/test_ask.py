@@ -44,6 +44,7 @@ def test_piped_stdin_stands_in_for_a_missing_path() -> None:
         (["-", "BOOK"], None, "The question is missing"),
         (["Who is it?", "BOOK"], None, 'Did you mean: tokloom ask BOOK "Who is it?"?'),
         (["BOOK", "  "], None, "The question is empty"),
+        (["BOOK", ""], None, "The question is empty"),
         (["BOOK"], "", "The question is empty"),
         (["-", "-", "Who?"], None, "give - once only"),
         (["BOOK", "Who", "is", "Ishmael?"], None, "There is no file 'Who'; a question of several words goes in quotes"),

@@ -37,6 +37,19 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return call
 
 
+def test_every_fixed_part_is_one_that_a_comparison_takes(run: Run, called: dict[str, Any], tmp_path: Path) -> None:
+    parts = {
+        "context": "top_k", "attention": "h2o", "predictor": "byte_level", "rope": "giraffe", "drafter": "merged",
+        "kv": "int8", "offload": str(tmp_path),
+    }  # fmt: skip
+    done = run(
+        *("compare", "context", "--methods", "truncate", "--tasks", "squad"),
+        *(word for name, value in parts.items() for word in (f"--{name}", value)),
+    )
+    assert (done.code, called["options"]["engine"]) == (0, parts)
+    assert set(parts) <= set(runner.ENGINE_PARTS)
+
+
 def test_everything_reaches_the_comparison(run: Run, called: dict[str, Any], tmp_path: Path) -> None:
     done = run(
         *("compare", "context", "--methods", "top_k:chunk=9,overlap=2,truncate", "--tasks", "squad,needle:length=512"),

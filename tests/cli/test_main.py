@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -43,6 +44,35 @@ def test_bad_usage_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, .
     assert done.err.count("\n") == 1
     for word in words:
         assert word in done.err
+
+
+def test_of_an_option_given_twice_the_value_that_counts_is_shown(run: Run) -> None:
+    done = run("generate", "Once", "--top-k", "3", "--max-new-tokens", "8", "--top-k", "x")
+    assert done.code == 2
+    assert "--top-k='x' is not valid" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "Once", "--drafter", "prompt_lookup", "--drafter-state", "FILE/state"),
+        ("heatmap", "--out", "FILE/page.html"),
+        ("compare", "attention", "--report", "FILE/page.html"),
+    ],
+)
+def test_a_result_that_could_not_be_written_is_refused_before_anything_runs(
+    run: Run, engine: FakeEngine, book: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*args: object, **options: object) -> NoReturn:
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setitem(vars(tokloom), "load", loaded)
+    monkeypatch.setattr("tokloom.models.load.load", loaded)
+    done = run(*(argument.replace("FILE", str(book)) for argument in arguments))
+    assert (done.code, done.out, engine.made) == (2, "", {})
+    option = next(argument for argument in reversed(arguments) if argument.startswith("--"))
+    assert f"{option}='{book}" in done.err
+    assert "can be written to" in done.err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.compare.test_report import Page
-from tokloom.compare.heatmap import STRONG, dense_shades, shades_of, write_heatmap
+from tokloom.compare.heatmap import STRONG, dense_shades, readable, shades_of, write_heatmap
 from tokloom.compare.placement import contenders
 from tokloom.errors import ArgumentError
 from tokloom.models.language_model import LanguageModel
@@ -63,6 +63,18 @@ def test_page(tiny_llama: LanguageModel, tmp_path: Path) -> None:
         assert all(len(digits) == 3 for digits in layers)
     light, dark = re.findall(r":root \{(.*?)\}", text, re.S)
     assert set(re.findall(r"(--[\w-]+):", light)) == set(re.findall(r"(--[\w-]+):", dark))
+
+
+def test_characters_of_several_tokens_stay_whole() -> None:
+    text = "größer 雪球 🐱"
+    for size in (1, 2, 3):
+        data = text.encode()
+        pieces = [b"", *(data[at : at + size] for at in range(0, len(data), size))]
+        told = readable(pieces)
+        assert len(told) == len(pieces)
+        assert told[0] == ""
+        assert "".join(told).replace("·", "") == text
+    assert readable([b"\xff", b"a"]) == ["\ufffd", "a"]
 
 
 def test_a_continuation_of_one_token(tiny_llama: LanguageModel, tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def test_the_fixed_parts_are_recorded(bench: Bench) -> None:
     (record, *_) = bench.run(engine={"drafter": "token_recycling", "attention": "h2o"})
     assert record.settings["drafter"] == "token_recycling"
     assert "attention" not in record.settings  # it is what is compared
+    (record, *_) = bench.run(engine={"rope": "giraffe:scale=2"})
+    assert record.settings["rope"] == "giraffe:scale=2.0"
 
 
 def test_a_method_that_cannot_run_is_a_row(bench: Bench) -> None:

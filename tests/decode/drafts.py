@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from tokloom.decode.stage import DraftRequest, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import DraftRequest, Verified
 
 FAKE: Any = SimpleNamespace(vocabulary=SimpleNamespace(size=50))
 """A model of which a drafter needs no more than the size of its vocabulary."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.decode.searching import next_logprobs
 from tokloom import Engine, Sampling
+from tokloom.errors import ArgumentError
 from tokloom.models.language_model import LanguageModel
 
 PROMPT = "one two three four five six seven"
@@ -48,3 +51,10 @@ def test_branches_share_their_passes(tiny_llama: LanguageModel) -> None:
     assert row.forward_passes <= 9
     assert row.counts["rows"] > row.forward_passes
     assert row.counts["judged"] == 5
+
+
+@pytest.mark.parametrize("score", [None, "high", float("nan")])
+def test_a_function_that_gives_no_number_is_named(score: object, tiny_llama: LanguageModel) -> None:
+    engine = Engine(tiny_llama, search="best_of:n=2", verifier=lambda text: score)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ArgumentError, match=r"^verifier=.*a number"):
+        engine.generate("one two", sampling=Sampling(max_new_tokens=2))

@@ -156,11 +156,21 @@ def test_policies_that_evict_get_byte_by_byte(tiny_llama: LanguageModel) -> None
     assert drafted.ledger.row("decode").counts["drafted"] == 0
 
 
-def test_a_tree_of_tokens_does_not_fit_bytes(tiny_llama: LanguageModel) -> None:
-    engine = Engine(tiny_llama, predictor="byte_level", drafter="dyspec:source=draft_model")
-    always_draft(engine)
-    with pytest.raises(CompositionError, match="a prediction of bytes"):
-        engine.generate(PROMPT)
+@pytest.mark.parametrize(
+    ("drafter", "complaint"),
+    [
+        ("dyspec:source=draft_model", "a prediction of bytes"),
+        ("aded:source=draft_model", "a prediction of bytes"),
+        ("self_speculation", "BytePrediction"),
+        ('merged:parts=["prompt_lookup","self_speculation"]', "BytePrediction"),
+    ],
+)
+def test_what_can_not_draft_bytes_is_refused_before_the_first_chunk(
+    drafter: str, complaint: str, tiny_llama: LanguageModel
+) -> None:
+    engine = Engine(tiny_llama, predictor="byte_level", drafter=drafter)
+    with pytest.raises(CompositionError, match=complaint):
+        engine.stream(PROMPT)
 
 
 def test_a_search_over_bytes(tiny_llama: LanguageModel) -> None:

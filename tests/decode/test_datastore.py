@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,29 @@ def test_what_is_no_datastore_is_refused(tmp_path: Path, tiny_llama: LanguageMod
         build(tmp_path / "file", tiny_llama, ["one two three " * 300], window=WINDOW)
     with pytest.raises(ArgumentError, match="layer=9"):
         build(tmp_path / "layer", tiny_llama, ["one two three " * 300], layer=9)
+
+
+@pytest.mark.parametrize("file", ["about.json", "index.faiss", "values.i32"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "other"])
+def test_a_damaged_datastore_is_named(file: str, damage: str, built: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(built, store)
+    path, whole = store / file, (store / file).read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2 // 4 * 4], "other": b"[1, 2]  "}[damage])
+    with pytest.raises((DocumentError, ArgumentError), match="datastore"):
+        Datastore(store)
+
+
+def test_a_place_that_can_not_be_written_is_refused_before_the_text_is_read(
+    tmp_path: Path, tiny_llama: LanguageModel
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    told: list[int] = []
+    with pytest.raises(ArgumentError, match=r"^datastore=.*can be written"):
+        build(
+            tmp_path / "file" / "store", tiny_llama, ["one two three " * 300], window=WINDOW,
+            progress=lambda what, done, total: told.append(done),
+        )  # fmt: skip
+    assert not told

@@ -87,7 +87,7 @@ def test_special_tokens_keep_their_names(tiny_chat_llama: LanguageModel, tiny_qw
 def test_a_tree_needs_one_vocabulary(tiny_llama: LanguageModel, tiny_gemma3: LanguageModel) -> None:
     state = DraftModelState(DraftModel(), tiny_llama, tiny_gemma3)
     with pytest.raises(CompositionError, match="one vocabulary"):
-        state.open(DraftRequest([1], 5, None))  # type: ignore[arg-type]
+        state.check_tree(Engine(tiny_llama)._predict(4))
 
 
 @pytest.mark.model

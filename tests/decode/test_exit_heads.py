@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests import tiny_models
 from tokloom.attention.dense import Dense
@@ -82,6 +83,12 @@ def test_what_can_not_be_fitted_or_read_is_refused(
     (tmp_path / "other").write_bytes(b"not a file of tensors")
     with pytest.raises(ArgumentError, match="a file of exit heads"):
         exits(tmp_path / "other", tiny_llama)
+    for about in ({}, {"layers": "x"}, {"layers": "1"}, {"layers": "[]"}, {"layers": "[1]", "model": "tiny-llama"}):
+        save_file({"weight": torch.zeros(1)}, tmp_path / "other", about)
+        with pytest.raises(ArgumentError, match="a file of exit heads"):
+            exits(tmp_path / "other", tiny_llama)
+    with pytest.raises(ArgumentError, match=r"^exits=.*can be written"):
+        fit(tmp_path / "other" / "exits", tiny_llama, [text], [1])
     fit(tmp_path / "exits", tiny_llama, [text], [1], steps=1)
     with pytest.raises(CompositionError, match="another model's"):
         exits(tmp_path / "exits", tiny_qwen3)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.decode.drafts import FAKE, paths, propose
 from tests.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
+from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.merged import MIDDLES, Merged, MergedState, first_guess, level_of
-from tokloom.decode.stage import DraftRequest, DraftState, DraftTree, Verified
-from tokloom.errors import SpecError
+from tokloom.decode.stage import DraftRequest, DraftState, Verified
+from tokloom.errors import CompositionError, SpecError
 from tokloom.models.language_model import LanguageModel
 
 
@@ -118,6 +119,12 @@ def test_parts_are_checked() -> None:
         Merged(parts=("trigram",))
     with pytest.raises(SpecError, match="at most four"):
         Merged(parts=("token_recycling",) * 5)
+
+
+def test_it_needs_what_its_parts_need(tiny_llama: LanguageModel) -> None:
+    assert set(Merged().needs) == {"logits", "tokens"}
+    with pytest.raises(CompositionError, match=r"merged \(needs .*rewinding\)"):
+        Engine(tiny_llama, attention="h2o", drafter=Merged(parts=("prompt_lookup", "self_speculation")))
 
 
 def test_the_parts_states_are_kept() -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokloom import Engine, Sampling
-from tokloom.decode.stage import DraftRequest, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import DraftRequest, Verified
 from tokloom.decode.token_recycling import TokenRecycling
 from tokloom.engine.cost_curve import WIDTHS, CostCurve, LiveCurve
 from tokloom.engine.pace import Pace

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.decode.drafts import paths
-from tokloom.decode.stage import DraftTree
+from tokloom.decode.draft_tree import DraftTree
 from tokloom.engine.acceptance import HIGHEST, Acceptance, Following
 
 

@@ -32,6 +32,15 @@ def test_curve_is_measured_once(tiny_llama: LanguageModel, tmp_path: Path, monke
     assert set(load_or_measure(tiny_llama).curve.seconds) == set(WIDTHS)
 
 
+def test_without_a_cache_it_is_measured_each_time(
+    tiny_llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TOKLOOM_CACHE", str(tmp_path / "file"))
+    assert set(load_or_measure(tiny_llama).curve.seconds) == set(WIDTHS)
+    assert "can't be kept" in caplog.text
+
+
 @given(st.dictionaries(st.sampled_from((2, 4, 8, 16)), st.floats(0.1, 20), max_size=4))
 def test_the_table_never_falls_and_the_cheapest_row_is_its_least_step(seconds: dict[int, float]) -> None:
     live = LiveCurve(CostCurve({1: 1.0, **seconds}))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.decode.test_token_recycling import Fixed, always_draft
 from tokloom import Engine, Sampling, registry
 from tokloom.attention.step import Step
-from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Constraint, Drafter, DraftRequest, DraftState, Verified
 from tokloom.engine.acceptance import Acceptance, Following
 from tokloom.engine.cost_curve import CostCurve
 from tokloom.engine.drafting import Drafting
@@ -190,6 +191,50 @@ def test_a_state_of_another_drafter_or_no_state_is_refused(
         Engine(tiny_llama, drafter_state=file)
     with pytest.raises(ArgumentError, match="a drafter, whose state"):
         Engine(tiny_llama).save_drafter_state(file)
+
+
+@pytest.mark.parametrize("drafter", ["token_recycling", "suffix_automaton", "aded", "dyspec", "merged"])
+def test_a_state_with_other_arrays_is_refused(drafter: str, tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    """As another version may have written it."""
+    file = tmp_path / "state"
+    learned = Engine(tiny_llama, drafter=drafter)
+    learned.generate("one two three one two", sampling=Sampling(max_new_tokens=16))
+    learned.save_drafter_state(file)
+    with np.load(file) as held:
+        arrays = dict(held)
+    for name in set(arrays) - {"owner"}:
+        flat = {**arrays, name: arrays[name].reshape(-1, 1, 1)}
+        text = {**arrays, name: np.full(arrays[name].shape, "x")}
+        less = {other: array for other, array in arrays.items() if other != name}
+        for wrong in (flat, text, less):
+            with open(file, "wb") as writing:
+                np.savez(writing, **wrong)
+            with pytest.raises(DocumentError, match=r"another version of tokloom.*Remove it"):
+                Engine(tiny_llama, drafter=drafter, drafter_state=file)
+    for name in (name for name in arrays if name.endswith("rates")):
+        with open(file, "wb") as writing:
+            np.savez(writing, **{**arrays, name: arrays[name][:, 1:]})
+        with pytest.raises(DocumentError, match="kinds of nodes"):
+            Engine(tiny_llama, drafter=drafter, drafter_state=file)
+
+
+def test_a_state_of_a_zip_file_that_python_can_not_read_is_refused(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    Engine(tiny_llama, drafter="prompt_lookup").save_drafter_state(file)
+    data = bytearray(file.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 109  # the version that is needed to extract it
+    file.write_bytes(bytes(data))
+    with pytest.raises(DocumentError, match="is not a drafter's state"):
+        Engine(tiny_llama, drafter="prompt_lookup", drafter_state=file)
+
+
+def test_a_state_that_can_not_be_written_is_named(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    engine = Engine(tiny_llama, drafter="prompt_lookup")
+    for path in (tmp_path / "file" / "state", tmp_path):
+        with pytest.raises(ArgumentError, match=r"^drafter_state=.*can be written"):
+            engine.save_drafter_state(path)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 class Listed(DraftState):

@@ -192,6 +192,14 @@ def test_errors_name_the_argument(tiny_llama: LanguageModel, tmp_path) -> None: 
         engine.generate("a?", documents=[tmp_path / "none.txt"])
     with pytest.raises(ArgumentError, match="prefill_chunk"):
         Engine(tiny_llama, prefill_chunk=0)
+    with pytest.raises(ArgumentError, match=r"^drafter_state=5"):
+        Engine(tiny_llama, drafter="prompt_lookup", drafter_state=5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^offload=5"):
+        Engine(tiny_llama, offload=5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^documents=5"):
+        engine.generate("a?", documents=[5])  # type: ignore[list-item]
+    with pytest.raises(ArgumentError, match=r"^continuation=5"):
+        engine.score("a", 5)  # type: ignore[arg-type]
 
 
 def test_budget_errors_name_the_least_that_works(tiny_chat_llama: LanguageModel) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.decode.drafts import check, paths
 from tokloom import registry
-from tokloom.decode.stage import Constraint, DraftTree, Matcher
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Constraint, Matcher
 from tokloom.decode.token_tree import TokenTree
 from tokloom.engine.grafting import graft
 from tokloom.errors import ArgumentError

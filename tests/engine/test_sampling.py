@@ -41,7 +41,7 @@ def test_filters_leave_what_transformers_leaves(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     values, tokens = filtered(logits, sampling)
     mine = torch.zeros(30)
-    mine[tokens] = values.softmax(-1)
+    mine[tokens] = values.softmax(-1).float()
     torch.testing.assert_close(mine, reference(logits, sampling), atol=1e-4, rtol=1e-3)
 
 
@@ -72,6 +72,21 @@ def test_greedy_is_the_likeliest() -> None:
         assert Sampler(Sampling()).draw(row) == int(row.argmax())
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-45, 1e-320])
+def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
+    logits = torch.randn(40, generator=torch.Generator().manual_seed(3)) * 20
+    for filters in ({}, {"top_k": 7}, {"top_p": 0.9}, {"min_p": 0.1}):
+        sampler = Sampler(Sampling(temperature=temperature, seed=0, **filters))
+        assert {sampler.draw(logits) for _ in range(5)} == {int(logits.argmax())}
+
+
+@pytest.mark.parametrize("seed", [-(2**63), -1, 2**63, 2**64 - 1])
+def test_every_seed_of_64_bits_is_taken(seed: int) -> None:
+    sampling = Sampling(temperature=1.0, seed=seed)
+    logits = torch.randn(40)
+    assert [Sampler(sampling).draw(logits) for _ in range(3)] == [Sampler(sampling).draw(logits)] * 3
+
+
 @given(st.sets(st.integers(0, 99)))
 def test_unpack_reads_the_layout_of_the_peers(allowed: set[int]) -> None:
     words = np.zeros(4, dtype=np.uint32)
@@ -86,6 +101,7 @@ def test_unpack_reads_the_layout_of_the_peers(allowed: set[int]) -> None:
     [
         ("temperature", -1), ("temperature", float("nan")), ("temperature", "hot"), ("top_p", 0), ("top_p", 1.5),
         ("min_p", 1), ("top_k", -1), ("max_new_tokens", 0), ("max_new_tokens", 2.5), ("seed", "x"), ("stop", ("",)),
+        ("max_new_tokens", True), ("seed", 2**64), ("seed", -(2**63) - 1), ("stop", None), ("stop", 5), ("stop", b"x"),
     ],
 )  # fmt: skip
 def test_bad_values_are_named(field: str, value: object) -> None:

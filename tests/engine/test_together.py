@@ -122,5 +122,12 @@ def test_bad_arguments_are_named(tiny_llama: LanguageModel) -> None:
         engine.sample("one", 2, sampling=Sampling())
     with pytest.raises(ArgumentError, match="at_once=0"):
         engine.generate_many(["one"], at_once=0)
+    for wrong in ("one", 5, None):
+        with pytest.raises(ArgumentError, match=r"^prompts="):
+            engine.generate_many(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^sampling=5"):
+        engine.sample("one", 2, sampling=5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^seed="):
+        engine.sample("one", 3, sampling=Sampling(temperature=1.0, seed=2**64 - 2))
     with pytest.raises(ArgumentError, match="one for each of 2"):
         engine.generate_many(["one", "two"], sampling=[Sampling()])

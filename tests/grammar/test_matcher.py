@@ -95,37 +95,31 @@ def test_trees_batches_forks_and_rollbacks_agree_with_single_steps(
     matcher = compiled_or_empty(grammar, vocabulary)
     assume(matcher is not None)
     assert matcher is not None
-    tokens, parents, forks = [], [], []
+    parents, forks = [], []
     for _ in range(data.draw(st.integers(1, 6))):
-        parent = data.draw(st.integers(-1, len(tokens) - 1))
-        fork = (matcher if parent < 0 else forks[parent]).fork() if parent < 0 or forks[parent] else None
-        allowed = sorted(masked(fork, vocabulary)) if fork else []
+        parent = data.draw(st.integers(-1, len(parents) - 1))
+        before = matcher if parent < 0 else forks[parent]
+        allowed = sorted(masked(before, vocabulary)) if before else []
         token = data.draw(st.sampled_from(allowed) if allowed else st.integers(0, vocabulary.size - 1))
         token = data.draw(st.just(token) | st.integers(0, vocabulary.size - 1))
-        if fork is not None and token in allowed:
-            fork.accept(token)
-        else:
-            fork = None
-        tokens.append(token)
+        after = before.after(token) if before else None
+        if before is not None:
+            plain = super(GrammarMatcher, before).after(token)
+            assert (after is not None) == (plain is not None) == (token in allowed)
+            assert after is None or masked(after, vocabulary) == masked(plain, vocabulary)
         parents.append(parent)
-        forks.append(fork)
+        forks.append(after)
     words = (vocabulary.size + 31) // 32
-    tree = np.full((len(tokens), words), -1, np.int32)
-    plain = tree.copy()
-    matcher.tree_masks(tokens, parents, tree)
-    super(GrammarMatcher, matcher).tree_masks(tokens, parents, plain)
-    np.testing.assert_array_equal(tree, plain)
-    living = [(row, fork) for row, fork in zip(tree, forks, strict=True) if fork is not None]
+    living = [fork for fork in forks if fork is not None]
     batch = np.full((len(living), words), -1, np.int32)
-    masks([fork for _, fork in living], batch, threads=2)
-    for (row, fork), together in zip(living, batch, strict=True):
-        assert tokens_of(row) == masked(fork, vocabulary) == tokens_of(together)
+    masks(living, batch, threads=2)
+    for fork, together in zip(living, batch, strict=True):
+        assert masked(fork, vocabulary) == tokens_of(together)
     for parent, fork in reversed(list(zip(parents, forks, strict=True))):
         if fork is not None:
             before = matcher if parent < 0 else forks[parent]
             fork.rollback(1)
             assert masked(fork, vocabulary) == masked(before, vocabulary)
-    assert all(not tree[i].any() for i, fork in enumerate(forks) if fork is None)
 
 
 @given(grammar=grammars(), vocabulary=vocabularies(), data=st.data())

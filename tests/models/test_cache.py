@@ -1,12 +1,13 @@
-"""Where the cache directory is."""
+"""Where the cache directory is, and what becomes of it where nothing can be written."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
-from tokloom.models.cache import cache_dir
+from tokloom.models.cache import cache_dir, keep
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,11 @@ def test_order_of_the_variables(environment: dict[str, str], expected: Path, mon
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert cache_dir() == expected
+
+
+def test_what_can_not_be_kept_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep(tmp_path / "deep" / "file", "a")
+    assert (tmp_path / "deep" / "file").read_text() == "a"
+    with caplog.at_level(logging.WARNING):
+        keep(tmp_path / "deep" / "file" / "in the way", "b")
+    assert "can't be kept" in caplog.text

@@ -124,7 +124,7 @@ class DensityCut(Picker):
 
 def density(shares: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """Entropy over the last dimension as a share of the largest possible with so many candidates: (...,)."""
-    entropy = -(shares * shares.clamp_min(1e-30).log()).sum(-1)
+    entropy = -(shares * shares.clamp_min(1e-30).log()).sum(-1).clamp_max(0)  # rounding may take it beyond
     return entropy / candidates.clamp_min(2).log()
 
 

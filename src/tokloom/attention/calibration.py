@@ -16,12 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from tokloom import registry
-from tokloom.atomic import write_atomic
 from tokloom.attention.kv_layer import KVLayer
 from tokloom.attention.kv_store import KVStore
 from tokloom.attention.stage import AttentionPolicy, Calibration
 from tokloom.attention.step import Step
-from tokloom.models.cache import cache_dir
+from tokloom.models.cache import cache_dir, keep
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
@@ -78,7 +77,7 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
         run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True), False)
         found = policy.conclude(observed.found)
         flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
-        write_atomic(path, save(flat, {"key": key}))
+        keep(path, save(flat, {"key": key}))
     found = [{name: t.to(model.device).contiguous() for name, t in part.items()} for part in found]
     model.calibrations[key] = found
     return found

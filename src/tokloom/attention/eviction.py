@@ -33,7 +33,10 @@ class Evicting(AttentionPolicy):
     def __post_init__(self) -> None:
         if self.interval > self.budget // 2:
             name = getattr(self, "name", "evicting")
-            raise SpecError(f"{name}:interval", self.interval, f"at most half the budget ({self.budget // 2})")
+            raise SpecError(
+                f"{name}:interval", self.interval, f"at most half the budget ({self.budget // 2})",
+                "Raise the budget, or lower the interval.",
+            )  # fmt: skip
 
     @property
     def size(self) -> int:

@@ -20,7 +20,7 @@ EXAMPLE = 'Example: tokloom ask book.txt "Who is the narrator?"'
 
 def _is_path(text: str) -> bool:
     try:
-        return Path(text).exists()
+        return bool(text) and Path(text).exists()  # Path("") is the working directory
     except OSError:  # a long question is too long for a file name
         return False
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokloom.atomic import check_writable
 from tokloom.cli import options as o
 from tokloom.errors import ArgumentError, UsageError
 
@@ -128,6 +129,8 @@ def compare(
         fixed["offload"] = str(offload)
     rows, evaluations, sizes = split_specs(methods), split_specs(tasks), integers("--budgets", budgets)
     o.check_names(spec for spec in (*rows, *evaluations) if spec not in ("plain", "all"))
+    if report is not None:
+        check_writable("--report", report)
     path = results if results is not None else Path("out") / "compare" / f"{stage}.jsonl"
 
     from rich.console import Console

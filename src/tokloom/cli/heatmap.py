@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tokloom.atomic import check_writable
 from tokloom.cli import options as o
 from tokloom.errors import ArgumentError
 
@@ -41,6 +42,8 @@ def heatmap(
     o.check_names(spec for spec in specs if spec != "all")
     if continuation is not None and prompt is None:
         raise ArgumentError("--continuation", continuation, "given together with a prompt", "Add the prompt.")
+
+    check_writable("--out", out)
 
     from rich.console import Console
 

@@ -67,8 +67,8 @@ def describe(error: Exception, given: Sequence[str]) -> tuple[str, int]:
 
 def _wrong_value(error: Any, names: Sequence[str], given: Sequence[str]) -> str | None:
     """typer's complaint about the value of an option, with the value, which typer leaves out."""
-    for i, text in enumerate(given):
-        name, equals, value = text.partition("=")
+    for i in reversed(range(len(given))):  # of an option that is given twice the last value counts
+        name, equals, value = given[i].partition("=")
         if name in names:
             shown = value if equals else " ".join(given[i + 1 : i + 2])
             return f"{name}={shown!r} is not valid: {error.message}"

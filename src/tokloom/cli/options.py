@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from tokloom.atomic import check_writable
 from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError
 
@@ -270,6 +271,8 @@ def engine_options(
         raise ArgumentError("--dtype", dtype, "one of " + ", ".join(DTYPES))
     if drafter_state is not None and specs.get("drafter") is None:
         raise ArgumentError("--drafter-state", str(drafter_state), "given together with --drafter", "Add --drafter.")
+    if drafter_state is not None:
+        check_writable("--drafter-state", drafter_state)
     if offload is not None and not offload.is_dir():
         raise ArgumentError("--offload", str(offload), "a directory that is there")
     check_names(spec for spec in specs.values() if spec is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import html
 import json
 from collections.abc import Callable, Sequence
@@ -121,7 +122,7 @@ def render_heatmap(
 ) -> str:
     """The page as text."""
     ids = model.encode_prompt(prompt, chat=False)
-    tokens = [model.vocabulary.token_bytes[i].decode("utf-8", errors="replace") for i in ids]
+    tokens = readable([model.vocabulary.token_bytes[i] for i in ids])
     template = Template(resources.files("tokloom.compare").joinpath("heatmap.html").read_text(encoding="utf-8"))
     data = {
         "titles": [shades.title for shades in found],
@@ -137,6 +138,13 @@ def render_heatmap(
         errors="".join(f"<p class='error'><b>{html.escape(a)}</b>: {html.escape(b)}</p>" for a, b in errors),
         data=json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
     )
+
+
+def readable(pieces: Sequence[bytes]) -> list[str]:
+    """What each token adds to the text; a dot for one that ends inside of a character, which stands where it is
+    complete."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(piece) or ("·" if piece else "") for piece in pieces]
 
 
 def _digits(layers: torch.Tensor) -> list[str]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 """Called as (cells finished, cells in all, what runs next) before each cell and once at the end."""
 
-ENGINE_PARTS = ("attention", "predictor", "drafter", "context", "kv", "offload", "prefill_chunk")
+ENGINE_PARTS = ("attention", "predictor", "rope", "drafter", "context", "kv", "offload", "prefill_chunk")
 """Arguments of `Engine` that a comparison may fix for all its rows."""
 
 _WARM_UP = Document("warm-up.txt", "The quick brown fox jumps over the lazy dog. " * 8)
@@ -97,7 +97,7 @@ def compare(
         limit: most examples of each task; a later run with a higher limit adds to the same results.
         results: file of JSON lines that results are appended to (see `records`).
         progress: told what happens; `progress.bar` shows it.
-        engine: arguments of `Engine` for all rows: attention, predictor, drafter, context, kv, offload, prefill_chunk.
+        engine: arguments of `Engine` for all rows, of `ENGINE_PARTS`.
         dtype, device, weights: for `tokloom.load`, if model is a name.
         controls: also the stage's controls where they aren't among the methods; see `placement.with_controls`.
 

@@ -68,20 +68,16 @@ def _load(path: Path) -> dict[bytes, Floats]:
             raise ValueError("arrays of other shapes")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         _log.warning("embeddings in %s can't be read (%s) and are made anew", path, error)
         return {}
     return {key.tobytes(): row for key, row in zip(keys, rows, strict=True)}
 
 
 def _save(path: Path, vectors: dict[bytes, Floats]) -> None:
-    from tokloom.atomic import write_atomic
+    from tokloom.models.cache import keep
 
     buffer = BytesIO()
     keys = np.frombuffer(b"".join(vectors), dtype=np.uint8).reshape(-1, _KEY)
     np.savez(buffer, keys=keys, rows=np.stack(list(vectors.values())))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getvalue())
-    except OSError as error:
-        _log.warning("embeddings can't be kept in %s (%s)", path, error)
+    keep(path, buffer.getvalue())

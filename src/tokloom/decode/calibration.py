@@ -31,6 +31,8 @@ class Calibration:
 
     @counts.setter
     def counts(self, counts: NDArray[np.float64]) -> None:
+        if counts.shape != (2, len(self.hits)):
+            raise ValueError(f"rates of {counts.shape[-1]} kinds of nodes instead of {len(self.hits)}")
         self.hits, self.trials = counts[0].tolist(), counts[1].tolist()
 
     def rate(self, kind: int) -> float:

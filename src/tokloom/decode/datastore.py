@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tokloom.atomic import write_atomic
+from tokloom.atomic import check_writable, write_atomic
 from tokloom.engine.capture import MlpInput
 from tokloom.errors import ArgumentError, DocumentError
 
@@ -76,7 +76,7 @@ class About:
 class Datastore:
     """An opened datastore. Nothing is read before it is searched.
 
-    Raises ArgumentError if there is none at `path`.
+    Raises ArgumentError if there is none at `path`, DocumentError if it is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -84,17 +84,26 @@ class Datastore:
 
         folder = Path(path)
         try:
-            about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+            written = (folder / "about.json").read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             raise ArgumentError(
                 "datastore", str(path), "the directory of a built datastore",
                 f"Build it from your text: tokloom prepare knn_lm:datastore={path} FILE ...",
             ) from None  # fmt: skip
-        if about.get("version") != VERSION:
-            raise ArgumentError("datastore", str(path), f"a datastore of version {VERSION}", "Build it again.")
-        self.about = About(**about)
-        self.index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-        self.values: NDArray[np.int32] = np.memmap(folder / "values.i32", dtype=np.int32, mode="r")
+        try:
+            about = dict(json.loads(written))
+            if about.get("version") != VERSION:
+                raise ArgumentError("datastore", str(path), f"a datastore of version {VERSION}", "Build it again.")
+            self.about = About(**about)
+            self.index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+            self.values: NDArray[np.int32] = np.memmap(folder / "values.i32", dtype=np.int32, mode="r")
+            held = {self.about.count, self.index.ntotal, len(self.values)}
+            if len(held) > 1 or self.about.width != self.index.d:
+                raise ValueError("its files do not belong together")
+        except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: faiss's own
+            raise DocumentError(
+                str(path), f"is a damaged datastore ({error})", "Remove it and build it again."
+            ) from None
 
     def search(
         self, queries: NDArray[np.float32], k: int, probes: int | None = None
@@ -156,6 +165,7 @@ def build(
         raise ArgumentError("datastore", str(path), "a new path: another datastore is there", "Remove it first.")
     if target.exists():
         raise ArgumentError("datastore", str(path), "a path where nothing is")
+    check_writable("datastore", target)
     work = target.with_name(target.name + ".building")
     work.mkdir(parents=True, exist_ok=True)
     collected = _Collected(work, digest.hexdigest())

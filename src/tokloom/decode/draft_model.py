@@ -36,7 +36,8 @@ from tokloom.decode.calibration import Calibration
 from tokloom.decode.candidates import chances as probabilities
 from tokloom.decode.candidates import likeliest
 from tokloom.decode.draft_source import DraftSource, Followers, SourceState, Walk
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Prediction, Verified
 from tokloom.engine.forward import forward, new_store
 from tokloom.errors import CompositionError
 from tokloom.models.load import load
@@ -201,13 +202,15 @@ class DraftModelState(SourceState, DraftState):
 
     # --- a tree
 
-    def open(self, request: DraftRequest) -> Walk:
-        own = request.prediction is None or request.prediction.vocabulary is self.target.vocabulary
+    def check_tree(self, prediction: Prediction) -> None:
+        own = prediction.vocabulary is self.target.vocabulary
         if not (self.same and own):
             raise CompositionError(
                 f"the draft model {self.draft.name}", f"{self.target.name if own else 'a prediction of bytes'}",
                 "a tree needs one vocabulary for both",
             )  # fmt: skip
+
+    def open(self, request: DraftRequest) -> Walk:
         return DraftModelWalk(self, list(request.tokens))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tokloom.decode.stage import DraftRequest, Verified
+    from tokloom.decode.stage import DraftRequest, Prediction, Verified
     from tokloom.models.language_model import LanguageModel
 
 
@@ -46,6 +46,9 @@ class Walk(ABC):
 
 class SourceState(ABC):
     """A source at work; as `DraftState`, without state that is tied to one request."""
+
+    def check_tree(self, prediction: Prediction) -> None:  # noqa: B027 - most serve any
+        """Raises CompositionError if no tree can be walked for such a prediction."""
 
     def read(self, tokens: Sequence[int], known: int = 0) -> None:  # noqa: B027 - a source may have no use for it
         """As `DraftState.read`."""

@@ -29,7 +29,8 @@ from pydantic import Field
 from tokloom import registry
 from tokloom.decode.calibration import Calibration
 from tokloom.decode.draft_source import DraftSource, Followers
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Prediction, Verified
 from tokloom.decode.token_tree import TokenTree
 from tokloom.registry import method
 
@@ -74,6 +75,9 @@ class DySpecState(DraftState):
         self.options = options
         self.source = registry.build(options.source, DraftSource, "dyspec:source").start(model)
         self.rates = Calibration([(i + 0.5) / BINS for i in range(BINS)])
+
+    def check(self, prediction: Prediction) -> None:
+        self.source.check_tree(prediction)
 
     def read(self, tokens: Sequence[int], known: int = 0) -> None:
         self.source.read(tokens, known)

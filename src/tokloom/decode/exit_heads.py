@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from tokloom.atomic import write_atomic
+from tokloom.atomic import check_writable, write_atomic
 from tokloom.engine.capture import Capture
 from tokloom.errors import ArgumentError, CompositionError, DocumentError
 from tokloom.models.submodel import submodel
@@ -66,12 +66,13 @@ def exits(path: str | os.PathLike[str], model: LanguageModel) -> dict[int, Langu
             about = file.metadata() or {}
             layers = json.loads(about["layers"])
             maps = {n: ExitMap(file.get_tensor(f"{n}.weight"), file.get_tensor(f"{n}.bias")) for n in layers}
-    except (OSError, SafetensorError, KeyError) as error:
+        owner = (about["model"], about["vocabulary"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ArgumentError(
             "exits", str(path), f"a file of exit heads ({error})",
             f"Fit them to your text: tokloom prepare s2d:exits={path} FILE ...",
         ) from None  # fmt: skip
-    if (about["model"], about["vocabulary"]) != (model.name, str(model.vocabulary.size)):
+    if owner != (model.name, str(model.vocabulary.size)):
         raise CompositionError(
             f"the exit heads {path} of {about['model']}", model.name, "the heads are another model's"
         )
@@ -103,6 +104,7 @@ def fit(
     count = model.model.config.get_text_config().num_hidden_layers
     if not layers or list(layers) != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] < count:
         raise ArgumentError("layers", list(layers), f"rising numbers of layers, 1 to {count - 1}")
+    check_writable("exits", path)
     states = _collect(model, texts, layers, rows, progress)
     norm, head = _norm_and_head(model)
     agreement: dict[int, float] = {}

@@ -30,7 +30,8 @@ from pydantic import Field
 
 from tokloom import registry
 from tokloom.decode.calibration import Calibration
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Prediction, Verified
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -64,11 +65,18 @@ class Merged(Drafter):
             )
         if len(self.parts) > 4:
             raise SpecError("merged:parts", self.parts, "at most four drafters")
-        for part in self.parts:
-            registry.build(part, Drafter, "merged:parts")
+        self._built()  # a wrong part is refused here
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What any of its parts needs."""
+        return tuple(dict.fromkeys(need for part in self._built() for need in part.needs))
+
+    def _built(self) -> list[Drafter]:
+        return [registry.build(part, Drafter, "merged:parts") for part in self.parts]
 
     def start(self, model: LanguageModel) -> DraftState:
-        return MergedState(self, [registry.build(part, Drafter, "merged:parts").start(model) for part in self.parts])
+        return MergedState(self, [part.start(model) for part in self._built()])
 
 
 class Union:
@@ -107,6 +115,10 @@ class MergedState(DraftState):
     def __init__(self, options: Merged, parts: list[DraftState]) -> None:
         self.options, self.parts = options, parts
         self.rates = Calibration(first_guess(levels) for levels in product(MIDDLES, repeat=len(parts)))
+
+    def check(self, prediction: Prediction) -> None:
+        for part in self.parts:
+            part.check(prediction)
 
     def read(self, tokens: Sequence[int], known: int = 0) -> None:
         for part in self.parts:

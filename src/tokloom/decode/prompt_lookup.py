@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from tokloom.decode.calibration import Calibration
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Verified
 from tokloom.errors import SpecError
 from tokloom.registry import method
 

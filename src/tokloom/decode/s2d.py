@@ -37,8 +37,9 @@ from pydantic import Field
 
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.decode.calibration import Calibration
+from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.exit_heads import Progress, exits, fit
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Prepared, Verified
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Prepared, Verified
 from tokloom.engine.forward import forward
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import SpecError

@@ -14,7 +14,7 @@ Differs: drafting waits until the context is `least` times the policy's budget; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field
 
@@ -26,7 +26,8 @@ from tokloom.decode.calibration import Calibration
 from tokloom.decode.candidates import chances as probabilities
 from tokloom.decode.candidates import likeliest
 from tokloom.decode.draft_model import BINS
-from tokloom.decode.stage import REWINDING, Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import REWINDING, Drafter, DraftRequest, DraftState, Prediction, Verified
 from tokloom.engine.forward import calibrated
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import CompositionError, SpecError
@@ -75,12 +76,14 @@ class SelfSpeculationState(DraftState):
         self.least = int(options.least * getattr(policy, "budget", 0))
         self.rates = Calibration([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])
 
-    def propose(self, request: DraftRequest) -> DraftTree:
-        prediction, tokens = request.prediction, request.tokens
+    def check(self, prediction: Prediction) -> None:
         if not isinstance(prediction, PlainPrediction):
             raise CompositionError(
                 "self_speculation", type(prediction).__name__, "it drafts on the KV store of the model's own prediction"
             )
+
+    def propose(self, request: DraftRequest) -> DraftTree:
+        prediction, tokens = cast("PlainPrediction", request.prediction), request.tokens
         store = prediction.store
         depth = min(self.options.depth, request.limit, self.policy.room(store.seen))
         if len(tokens) < self.least or len(tokens) + depth > prediction.window:

@@ -12,7 +12,7 @@ change speed, never the text, for greedy and for seeded sampling alike.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tokloom.attention.kv_store import Step
     from tokloom.attention.stage import AttentionPolicy
+    from tokloom.decode.draft_tree import DraftTree
     from tokloom.engine.branch import Branch
     from tokloom.engine.host import Host
     from tokloom.models.language_model import LanguageModel
@@ -143,75 +144,6 @@ class Predictor(ABC):
 
 
 @dataclass(frozen=True)
-class DraftTree:
-    """Drafted tokens with their parents, in an order in which parents come first.
-
-    tokens: token ids, one a node; the root (the last accepted token) is not among them. Children of
-        one parent differ.
-    parents: for each node the index of its parent in `tokens`, -1 for a child of the root.
-    chances: the drafter's estimate that the node will be accepted; never above its parent's. The
-        loop verifies as many of the likeliest nodes as pay on the machine at hand.
-    marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of it; may be
-        empty.
-    """
-
-    tokens: tuple[int, ...] = ()
-    parents: tuple[int, ...] = ()
-    chances: tuple[float, ...] = ()
-    marks: tuple[Any, ...] = ()
-
-    @classmethod
-    def chain(cls, tokens: Sequence[int], chances: Sequence[float], marks: Sequence[Any] = ()) -> DraftTree:
-        """A tree without branches."""
-        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances), tuple(marks))
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def depths(self) -> list[int]:
-        """Depth of each node; 1 for a child of the root."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(1 if parent < 0 else depths[parent] + 1)
-        return depths
-
-    def top(self, size: int, depth: int) -> DraftTree:
-        """The `size` likeliest nodes of at most `depth` levels, as a tree."""
-        depths = self.depths()
-        order = sorted((i for i in range(len(self)) if depths[i] <= depth), key=lambda i: (-self.chances[i], i))
-        return self.only(sorted(order[:size]))
-
-    def only(self, nodes: Sequence[int]) -> DraftTree:
-        """These nodes as a tree; ascending, the parent of each among them."""
-        place = {old: new for new, old in enumerate(nodes)} | {-1: -1}
-        return DraftTree(
-            tuple(self.tokens[i] for i in nodes),
-            tuple(place[self.parents[i]] for i in nodes),
-            tuple(self.chances[i] for i in nodes),
-            tuple(self.marks[i] for i in nodes) if self.marks else (),
-        )
-
-    def below(self, chain: Sequence[int]) -> DraftTree:
-        """This tree at the end of a chain of tokens that are certain."""
-        size = len(chain)
-        return DraftTree(
-            (*chain, *self.tokens),
-            (*range(-1, size - 1), *(size + parent if parent >= 0 else size - 1 for parent in self.parents)),
-            (*((1.0,) * size), *self.chances),
-            (*((None,) * size), *self.marks) if self.marks else (),
-        )
-
-    def outcomes(self, path: Sequence[int]) -> Iterator[tuple[int, bool]]:
-        """The nodes that the model decided on, and whether it took them.
-
-        path: as of `Verified`: row 0 for the root, i + 1 for node i."""
-        taken = set(path)
-        for node, parent in enumerate(self.parents):
-            if parent + 1 in taken:
-                yield node, node + 1 in taken
-
-
-@dataclass(frozen=True)
 class DraftRequest:
     """What a drafter is asked.
 
@@ -252,6 +184,9 @@ class DraftState(ABC):
     No method may keep state that is tied to one request: they get all of it as arguments.
     """
 
+    def check(self, prediction: Prediction) -> None:  # noqa: B027 - most drafters draft for any
+        """Raises CompositionError if it can't draft for such a prediction; before its prompt is read."""
+
     def read(self, tokens: Sequence[int], known: int = 0) -> None:  # noqa: B027 - a drafter may have no use for it
         """Sees the prompt of a request before its output is drafted, and later whatever `observe` did not show.
 
@@ -274,7 +209,8 @@ class DraftState(ABC):
         return {}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - as above
-        """Takes over what `arrays` of another state with the same options and model gave."""
+        """Takes over what `arrays` of another state with the same options and model gave. Raises ValueError, IndexError
+        or TypeError if they can't be that."""
 
 
 class Drafter(ABC):
@@ -345,25 +281,6 @@ class Matcher(ABC):
         has."""
         certain = self.forced()
         return DraftTree.chain(certain, [1.0] * len(certain))
-
-    def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
-        """The masks after each node of a draft tree, as `DraftTree` has them.
-
-        out: int32 (nodes, ceil(vocabulary / 32)); all zero for a node that the constraint forbids, and below it.
-        """
-        matchers: list[Matcher | None] = []
-        for token, parent, row in zip(tokens, parents, out, strict=True):
-            before = self if parent < 0 else matchers[parent]
-            matcher = before.fork() if before is not None else None
-            if matcher is not None:
-                try:
-                    matcher.accept(token)
-                    matcher.mask(row)
-                except ArgumentError:
-                    matcher = None
-            if matcher is None:
-                row[:] = 0
-            matchers.append(matcher)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ import numpy as np
 from pydantic import Field
 
 from tokloom.decode.calibration import Calibration
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Verified
 from tokloom.decode.token_tree import TokenTree
 from tokloom.registry import method
 

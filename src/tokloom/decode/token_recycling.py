@@ -28,7 +28,8 @@ import numpy as np
 from pydantic import Field
 
 from tokloom.decode.candidates import likeliest
-from tokloom.decode.stage import Drafter, DraftState, DraftTree
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftState
 from tokloom.registry import method
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokloom.decode.stage import DraftTree
+from tokloom.decode.draft_tree import DraftTree
 
 
 class TokenTree:

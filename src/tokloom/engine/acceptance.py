@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from tokloom.decode.stage import DraftTree
+from tokloom.decode.draft_tree import DraftTree
 
 EDGES = (0.06, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.96)
 """Chances, given the parent, at which a further kind of node begins."""

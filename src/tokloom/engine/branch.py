@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from tokloom.attention.kv_store import Step
-from tokloom.decode.stage import DraftTree, Matcher, Prediction, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Matcher, Prediction, Verified
 from tokloom.engine.request import Sampling, StopReason
 from tokloom.engine.sampling import Sampler, unpack
 from tokloom.engine.text_stream import TextStream

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from tokloom._core import kernels
-from tokloom.atomic import write_atomic
 from tokloom.attention.dense import Dense
 from tokloom.attention.kv_store import Step
 from tokloom.engine.forward import forward, new_store, prefill
-from tokloom.models.cache import cache_dir
+from tokloom.models.cache import cache_dir, keep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +141,7 @@ class LiveCurve:
 
 
 def _write(file: Path, identity: Sequence[object], curve: CostCurve) -> None:
-    write_atomic(file, json.dumps({"identity": list(identity), "seconds": curve.seconds}, indent=1))
+    keep(file, json.dumps({"identity": list(identity), "seconds": curve.seconds}, indent=1))
 
 
 def _quartile(times: Iterable[float]) -> float:

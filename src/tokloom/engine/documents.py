@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,8 @@ def read_all(documents: Sequence[Document | str | Path]) -> list[Document]:
         documents = [documents]
     texts: list[Document] = []
     for item in documents:
+        if not isinstance(item, (str, os.PathLike, Document)):
+            raise ArgumentError("documents", item, "paths of files or folders, or Documents")
         texts.extend([item] if isinstance(item, Document) else read(item))
     if not texts:
         raise ArgumentError("documents", list(documents), "at least one document")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokloom.atomic import write_atomic
-from tokloom.decode.stage import Drafter, DraftRequest, DraftState, DraftTree, Matcher, Prediction, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Drafter, DraftRequest, DraftState, Matcher, Prediction, Verified
 from tokloom.engine.acceptance import Acceptance, Following, Proposal
 from tokloom.engine.cost_curve import LiveCurve, load_or_measure
 from tokloom.engine.grafting import graft
@@ -22,6 +23,8 @@ from tokloom.errors import ArgumentError, DocumentError
 from tokloom.registry import spec_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tokloom.models.language_model import LanguageModel
 
 _OWNER = "owner"
@@ -192,29 +195,43 @@ class Drafting:
     # --- what the drafter learned, in a file
 
     def save(self, path: str | Path) -> None:
-        """Writes the drafter's state, whole or not at all."""
+        """Writes the drafter's state, whole or not at all. Raises ArgumentError if the file can't be written."""
         written = io.BytesIO()
         arrays: dict[str, Any] = {_OWNER: np.array(self._owner), **self.state.arrays()}
         np.savez(written, **arrays)
-        write_atomic(path, written.getvalue())
+        try:
+            write_atomic(path, written.getvalue())
+        except OSError as error:
+            raise ArgumentError(
+                "drafter_state", str(path), f"a file that can be written ({error.strerror})", "Choose another path."
+            ) from None
 
     def load(self, path: str | Path) -> None:
         """Takes over a state that `save` wrote.
 
-        Raises DocumentError if the file is none, ArgumentError if it is another drafter's, another model's, or of bytes
-        where tokens are drafted."""
+        Raises DocumentError if the file is none or damaged, ArgumentError if it is of another drafter or model, or of
+        bytes where tokens are drafted."""
         try:
+            if Path(path).is_file() and not zipfile.is_zipfile(path):  # numpy would speak of pickles
+                raise ValueError("it is no file of arrays")
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             owner = str(arrays.pop(_OWNER))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DocumentError(str(path), f"is not a drafter's state ({error or type(error).__name__})") from None
         if owner != self._owner:
             raise ArgumentError(
                 "drafter_state", str(path), f"a state of {self._owner}, not of {owner}",
                 "Give each drafter and model a file of its own, and drafts of bytes and of tokens.",
             )  # fmt: skip
-        self.state.restore(arrays)
+        try:
+            if _forms(arrays) != _forms(self.state.arrays()):
+                raise ValueError("its arrays are not those that this drafter writes")
+            self.state.restore(arrays)
+        except (ValueError, IndexError, TypeError) as error:
+            raise DocumentError(
+                str(path), f"is damaged or of another version of tokloom ({error})", "Remove it to begin anew."
+            ) from None
 
     @property
     def _owner(self) -> str:
@@ -222,6 +239,11 @@ class Drafting:
         return (
             f"{on} ({self.model.vocabulary.size} tokens)" if self.unit == "tokens" else f"{on} (drafts of {self.unit})"
         )
+
+
+def _forms(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[str, int]]:
+    """The kind of numbers and of how many dimensions each array is."""
+    return {name: (array.dtype.kind, array.ndim) for name, array in arrays.items()}
 
 
 def best(chances: Sequence[float], price: float, rows: int, table: Sequence[float]) -> tuple[int, float]:

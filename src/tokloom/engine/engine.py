@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from tokloom.engine.open_request import OpenRequest, Writer, account, prefill
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prefix_cache import PrefixCache
 from tokloom.engine.prompt import check_messages
-from tokloom.engine.request import Chunk, Result, Sampling, Score, Stream
+from tokloom.engine.request import Chunk, Result, Sampling, Score, Stream, given_or
 from tokloom.engine.searching import check_search, searched, verifier_of
 from tokloom.engine.together import run_together
 from tokloom.errors import ArgumentError, BudgetError, CompositionError
@@ -118,6 +119,9 @@ class Engine:
         for part in (self.drafter, self.predictor):
             if part is not None:
                 registry.check_needs(part, decode_stage.gives(self.attention))
+        for argument, path in (("drafter_state", drafter_state), ("offload", offload)):
+            if path is not None and not isinstance(path, (str, PathLike)):
+                raise ArgumentError(argument, path, "a path, or None")
         if drafter_state is not None and self.drafter is None:
             raise ArgumentError("drafter_state", str(drafter_state), "None without a drafter", "Give drafter= too.")
         if isinstance(model, LanguageModel):
@@ -137,8 +141,6 @@ class Engine:
         self.search = None if search is None else registry.build(search, Search, "search")
         self.verifier = verifier
         check_search(self.search, verifier)
-        if self.search is not None:
-            verifier_of(self.search, verifier)  # a wrong name is refused here
         self.way = Way.fitting(self.model, denoiser, denoising_cache)
         if self.way is not None:
             policy = None if self.attention.plain else self.attention
@@ -154,7 +156,7 @@ class Engine:
     def save_drafter_state(self, path: str | Path) -> None:
         """Writes what the drafter learned to a file, for `drafter_state` of a later engine.
 
-        Raises ArgumentError if there is no drafter."""
+        Raises ArgumentError if there is no drafter, or the file can't be written."""
         if self._drafting is None:
             raise ArgumentError("drafter", None, "a drafter, whose state can be saved")
         self._drafting.save(path)
@@ -227,8 +229,10 @@ class Engine:
             sampling: one for all, or one for each.
             at_once: how many are under way at a time, each with its KV store.
         """
+        if isinstance(prompts, str) or not isinstance(prompts, Collection):
+            raise ArgumentError("prompts", prompts, "a list of texts")
         each = [sampling] * len(prompts) if sampling is None or isinstance(sampling, Sampling) else list(sampling)
-        if isinstance(prompts, str) or len(each) != len(prompts):
+        if len(each) != len(prompts):
             raise ArgumentError("sampling", sampling, f"one, or one for each of {len(prompts)} prompts in a list")
         if not isinstance(at_once, int) or at_once < 1:
             raise ArgumentError("at_once", at_once, "an integer >= 1")
@@ -251,7 +255,7 @@ class Engine:
 
         Raises ArgumentError also if the sampling is greedy, which has one output only.
         """
-        sampling = sampling if sampling is not None else Sampling(temperature=1.0)
+        sampling = given_or(Sampling(temperature=1.0), sampling)
         if not isinstance(n, int) or n < 1:
             raise ArgumentError("n", n, "an integer >= 1")
         if n > 1 and sampling.temperature == 0:
@@ -273,6 +277,8 @@ class Engine:
             raise CompositionError(
                 "score", self.model.name, "a diffusion model has no chances of a text, token by token"
             )
+        if not isinstance(continuation, str):
+            raise ArgumentError("continuation", continuation, "a text of at least one token")
         ledger = Ledger()
         tokens = self._plain_prompt(prompt, None, ledger)
         prediction = self._predict(len(continuation), watch)
@@ -331,9 +337,7 @@ class Engine:
         prefixes: PrefixCache | None = None,
     ) -> OpenRequest:
         """A request up to its prompt's tokens; arguments as of `stream`."""
-        sampling = sampling if sampling is not None else Sampling()
-        if not isinstance(sampling, Sampling):
-            raise ArgumentError("sampling", sampling, "a tokloom.Sampling")
+        sampling = given_or(Sampling(), sampling)
         if (prompt is None) == (messages is None):
             raise ArgumentError("prompt and messages", (prompt, messages), "exactly one of the two")
         rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")

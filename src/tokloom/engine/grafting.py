@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tokloom.decode.stage import DraftTree, Matcher
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Matcher
 
 
 @dataclass(frozen=True)

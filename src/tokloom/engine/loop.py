@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from tokloom.attention.kv_store import Step
-from tokloom.decode.stage import DraftTree, Matcher, Prediction, Verified
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Matcher, Prediction, Verified
 from tokloom.engine.acceptance import Following
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.request import Chunk, StopReason

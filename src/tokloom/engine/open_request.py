@@ -57,6 +57,10 @@ class OpenRequest:
     selection: Selection | None = None
     writer: Writer | None = None
 
+    def __post_init__(self) -> None:
+        if self.drafting is not None:
+            self.drafting.state.check(self.prediction)
+
     def prefill(self, progress: Progress | None) -> torch.Tensor:
         """Reads the prompt, and the certain beginning of the output with it; returns the logits after it."""
         self._opening = self._certain_opening() if self.writer is None else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class Sampling:
     """How the next token is drawn. temperature 0 is greedy; filters apply in the order top-k, top-p, min-p.
 
     stop: strings at whose first occurrence the text ends (they are not part of it).
-    seed: the same seed gives the same text, with or without a drafter.
+    seed: the same seed gives the same text, with or without a drafter; of 64 bits, with a sign or without.
     """
 
     max_new_tokens: int = 128
@@ -34,27 +34,49 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        if isinstance(self.stop, Iterable):
+            object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         checks = (
-            ("max_new_tokens", isinstance(self.max_new_tokens, int) and self.max_new_tokens >= 1, "an integer >= 1"),
+            ("max_new_tokens", _whole(self.max_new_tokens) and self.max_new_tokens >= 1, "an integer >= 1"),
             (
                 "temperature",
                 _real(self.temperature) and 0 <= self.temperature < math.inf,
                 "a number >= 0 (0 is greedy)",
             ),
-            ("top_k", isinstance(self.top_k, int) and self.top_k >= 0, "an integer >= 0 (0 is off)"),
+            ("top_k", _whole(self.top_k) and self.top_k >= 0, "an integer >= 0 (0 is off)"),
             ("top_p", _real(self.top_p) and 0 < self.top_p <= 1, "a number in (0, 1] (1 is off)"),
             ("min_p", _real(self.min_p) and 0 <= self.min_p < 1, "a number in [0, 1) (0 is off)"),
-            ("seed", self.seed is None or isinstance(self.seed, int), "an integer or None"),
-            ("stop", all(isinstance(s, str) and s for s in self.stop), "non-empty strings"),
+            (
+                "seed",
+                self.seed is None or (_whole(self.seed) and -(2**63) <= self.seed < 2**64),
+                "an integer in [-2**63, 2**64) or None",
+            ),
+            (
+                "stop",
+                isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
+                "one or several non-empty strings",
+            ),
         )
         for name, valid, expected in checks:
             if not valid:
                 raise ArgumentError(name, getattr(self, name), expected)
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _real(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def given_or(default: Sampling, given: object) -> Sampling:
+    """What was given; the default for None. Raises ArgumentError if it is anything else."""
+    if given is None:
+        return default
+    if not isinstance(given, Sampling):
+        raise ArgumentError("sampling", given, "a tokloom.Sampling")
+    return given
 
 
 @dataclass(frozen=True)

@@ -37,31 +37,33 @@ class Sampler:
             return int(logits.argmax())
         values, tokens = filtered(logits, self.sampling)
         # Inverse of the cumulative distribution, most likely token first.
-        cumulative = values.softmax(-1, dtype=torch.float64).cumsum(-1)
+        cumulative = values.softmax(-1).cumsum(-1)
         point = torch.rand((), generator=self.generator, dtype=torch.float64).item() * float(cumulative[-1])
         place = int(torch.searchsorted(cumulative, torch.tensor(point, dtype=torch.float64), right=True))
         return int(tokens[min(place, len(tokens) - 1)])
 
 
 def filtered(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled logits that pass top-k, top-p and min-p, and their token ids, most likely first.
+    """Scaled logits that pass top-k, top-p and min-p, and their token ids, most likely first; float64, that of the
+    likeliest 0.
 
     Each filter keeps at least the likeliest token and sees what the one before it left, as in transformers.
     """
     finite = int((logits > -torch.inf).sum())
     count = max(1, min(sampling.top_k or finite, finite))
     if count < logits.shape[-1]:
-        values, tokens = (logits / sampling.temperature).topk(count)
+        values, tokens = logits.topk(count)
     else:
-        values, tokens = (logits / sampling.temperature).sort(descending=True)
-    values, tokens = values.cpu(), tokens.cpu()  # in float64 from here on, which not every device has
+        values, tokens = logits.sort(descending=True)
+    values, tokens = values.cpu().double(), tokens.cpu()  # not every device has float64
+    values = (values - values[0]) / sampling.temperature  # nothing overflows, however low the temperature
     if sampling.top_p < 1:
-        probabilities = values.softmax(-1, dtype=torch.float64)
+        probabilities = values.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
         kept = max(1, int((before < sampling.top_p).sum()))
         values, tokens = values[:kept], tokens[:kept]
     if sampling.min_p > 0:
-        probabilities = values.softmax(-1, dtype=torch.float64)
+        probabilities = values.softmax(-1)
         kept = max(1, int((probabilities >= sampling.min_p * probabilities[0]).sum()))
         values, tokens = values[:kept], tokens[:kept]
     return values, tokens

@@ -9,7 +9,7 @@ from tokloom import registry
 from tokloom.decode.stage import Candidate, Search, Verifier
 from tokloom.engine.branch import Branch
 from tokloom.engine.request import Chunk
-from tokloom.errors import CompositionError
+from tokloom.errors import ArgumentError, CompositionError
 from tokloom.ledger import Row
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ class Written(Verifier):
         self.function = function
 
     def score(self, model: LanguageModel, candidates: Sequence[Candidate]) -> list[float]:
-        return [float(self.function(each.text)) for each in candidates]
+        scores = [self.function(each.text) for each in candidates]
+        for score in scores:
+            if not isinstance(score, (int, float)) or score != score:  # NaN is neither better nor worse than others
+                raise ArgumentError("verifier", score, "a function that gives each text a number")
+        return [float(score) for score in scores]
 
 
 def verifier_of(search: Search, given: str | Verifier | Callable[[str], float] | None) -> Verifier:
@@ -38,9 +42,11 @@ def verifier_of(search: Search, given: str | Verifier | Callable[[str], float] |
     return registry.build(given, Verifier, "verifier")
 
 
-def check_search(search: Search | None, verifier: object) -> None:
-    """Raises CompositionError if these don't go together."""
-    if search is None and verifier is not None:
+def check_search(search: Search | None, verifier: str | Verifier | Callable[[str], float] | None) -> None:
+    """Raises CompositionError if these don't go together, UsageError if there is no such verifier."""
+    if search is not None:
+        verifier_of(search, verifier)
+    elif verifier is not None:
         raise CompositionError("a verifier", "decoding without a search", "there is nothing to choose among")
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tokloom._core import grammar_masks
-from tokloom.decode.stage import DraftTree, Matcher
+from tokloom.decode.draft_tree import DraftTree
+from tokloom.decode.stage import Matcher
 from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -44,9 +45,6 @@ class GrammarMatcher(Matcher):
 
     def mask(self, out: np.ndarray) -> None:
         self._place().mask(out)
-
-    def tree_masks(self, tokens: Sequence[int], parents: Sequence[int], out: np.ndarray) -> None:
-        self._place().tree_masks(tokens, parents, out)
 
     def after(self, token: int) -> GrammarMatcher | None:
         place = self._place().step(token)
