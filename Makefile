@@ -49,7 +49,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 paper: $(VENV)/.gemma
-	$(BIN)/python -m pytest -q -m paper
+	$(BIN)/python -m pytest -q -m paper --timeout 3000
 
 lint: setup
 	$(BIN)/ruff check .

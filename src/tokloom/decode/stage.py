@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tokloom.decode.draft_tree import DraftTree
 from tokloom.errors import ArgumentError, CompositionError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from tokloom.attention.kv_store import Step
     from tokloom.attention.stage import AttentionPolicy
-    from tokloom.decode.draft_tree import DraftTree
     from tokloom.engine.branch import Branch
     from tokloom.engine.host import Host
     from tokloom.models.language_model import LanguageModel
