@@ -59,12 +59,12 @@ def test_the_same_row_once() -> None:
 
 
 def test_a_refused_budget_is_a_row() -> None:
-    good, bad = contenders("attention", ["token_select"], [128, 64])
+    good, bad = contenders("attention", ["token_select"], [128, 32])
     assert good.error is None
     assert bad.component is None
-    assert bad.budget == 64
-    assert "token_select:budget=64" in str(bad.error)
-    (only,) = contenders("attention", ["token_select"], [64])
+    assert bad.budget == 32
+    assert "token_select:budget=32" in str(bad.error)
+    (only,) = contenders("attention", ["token_select"], [32])
     assert only.error == bad.error
 
 

@@ -167,7 +167,7 @@ def test_a_method_that_cannot_run_is_a_row(bench: Bench) -> None:
 
 
 def test_a_refused_budget_is_a_row(bench: Bench) -> None:
-    records = bench.run(budgets=[64], tasks=["squad:limit=2"])
+    records = bench.run(budgets=[32], tasks=["squad:limit=2"])
     assert [r.error is not None for r in records if r.label == "token_select"] == [True]
 
 

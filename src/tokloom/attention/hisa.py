@@ -14,8 +14,8 @@ Effect: the paper's sets overlap those of the flat indexer by over 99% at twice 
     few slots such blocks lose needles: at 96 of 960 slots (8 examples each; one number of four / three numbers)
     SmolLM2-135M keeps 0.71 / 0.71 of the digits that dense attention ranks first, with blocks of 16 0.79 / 0.81, of 8
     1.04 / 0.98. On 8 others: SmolLM2-135M 0.97 / 0.98, Gemma-3-270M 1.04 / 1.00.
-Differs: the host is any scorer of single tokens (`host`; by itself the attention's own scores) in place of DeepSeek's
-    indexer, and blocks are chosen per KV head, by the sum of its query heads' softmaxes.
+Differs: the host is any scorer of single tokens (`host`; by itself the attention's own scores over an int8 copy of the
+    keys) in place of DeepSeek's indexer, and blocks are chosen per KV head, by the sum of its query heads' softmaxes.
 """
 
 from __future__ import annotations

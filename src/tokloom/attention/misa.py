@@ -15,7 +15,7 @@ Effect: the paper finds over 92% of the full indexer's tokens with an eighth of 
     / 0.98 with three times as many. On 8 others: SmolLM2-135M 1.00 / 0.94 (0.90 / 0.83 without), Gemma-3-270M 1.04 /
     1.00.
 Differs: the heads are the attention's own query heads (TokenSelect's vote) in place of DeepSeek's gated indexer heads,
-    so that scores are softmaxes and the router has no gates.
+    so that scores are softmaxes and the router has no gates. They are over an int8 copy of the keys (`index`).
 """
 
 from __future__ import annotations

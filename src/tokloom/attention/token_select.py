@@ -16,7 +16,8 @@ Effect: the paper attends to 2k of 1M tokens at full accuracy. Here needles in a
     are lost in reading the prompt with so few slots, as with `prompt=false` it is 0.97 / 0.99. With 768 of 7,680 slots
     and int8 weights a token took 25 ms and 32 densely (two threads): every key is read to be scored.
 Differs: a draft tree's rows select one by one along their own path, so that speculation changes no token. GQA groups
-    are contiguous, as in transformers (the authors' code interleaves them).
+    are contiguous, as in transformers (the authors' code interleaves them). The vote is over an int8 copy of the keys
+    (`index`): scoring 32,768 keys of a layer takes 0.7 ms, by those in float32 1.9 (two threads).
 """
 
 from __future__ import annotations
