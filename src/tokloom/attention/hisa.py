@@ -8,9 +8,9 @@ Shapes: means (batch, kv_heads, blocks, d), candidates (batch, kv_heads, rows, m
 Effect: the paper's sets overlap those of the flat indexer by over 99% at twice the speed for 32k tokens. That is not
     reached on SmolLM2-135M: with 800 slots chosen of 30,217 keys of real texts, IoU with exact top-k is 0.70 in 0.68 of
     its time, 0.78 in 0.73 with blocks of 8, and 0.91 with blocks of 8 of which half survive, which takes longer than
-    scoring all; of 7,680 keys 0.76, 0.82 and 0.95 (two threads). What such a model attends to is scattered. With 768 of
-    7,680 slots and int8 weights a token took 23 ms and 35 densely; attention alone, over 32,768 keys, 42 ms and 119
-    densely, all with blocks of 32 where nothing else is said: a quarter of the keys is read to choose among them. At
+    scoring all; of 7,680 keys 0.76, 0.82 and 0.95 (two threads). What such a model attends to is scattered. All that is
+    by keys in float32. With 768 of 7,680 slots a token took 22 ms and 33 densely, 19 and 32 with blocks of 32;
+    attention alone, over 32,768 keys and with blocks of 32, 29 ms and 104 densely. At
     few slots such blocks lose needles: at 96 of 960 slots (8 examples each; one number of four / three numbers)
     SmolLM2-135M keeps 0.71 / 0.71 of the digits that dense attention ranks first, with blocks of 16 0.79 / 0.81, of 8
     1.04 / 0.98. On 8 others: SmolLM2-135M 0.97 / 0.98, Gemma-3-270M 1.04 / 1.00.

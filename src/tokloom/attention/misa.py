@@ -8,9 +8,9 @@ Shapes: router (batch, heads, rows), used heads (heads, rows), scores (batch, 1,
 Effect: the paper finds over 92% of the full indexer's tokens with an eighth of its heads. Here, with 160 of 1,680 slots
     of a book, recall of the dense top-k is 0.55 (0.08 at random; layers, heads and four tokens together), and digits of
     one needle at 96 of 960 slots are right in 1.00 (dense 1.00; 16 examples), with 3 of 9 heads alone. With 768 of
-    7,680 slots and int8 weights a token took 22 ms and 34 densely (two threads); attention alone, over 32,768 keys, 57
-    ms and 115 densely: three heads may need the keys of three KV heads. All that is without the second rating. Several
-    needles want it: SmolLM2-135M keeps 0.82 / 0.87 of the digits that dense attention ranks first (96 of 960 slots, 8
+    7,680 slots a token took 16 ms, with the second rating 20, and 29 to 30 densely (two threads); attention alone, over
+    32,768 keys, 39 ms without it and 108 densely: three heads may need the keys of three KV heads. Several needles want
+    the second rating: SmolLM2-135M keeps 0.82 / 0.87 of the digits that dense attention ranks first (96 of 960 slots, 8
     examples each; one number of four / three numbers) without, 0.96 / 0.94 with twice as many candidates as slots, 1.00
     / 0.98 with three times as many. On 8 others: SmolLM2-135M 1.00 / 0.94 (0.90 / 0.83 without), Gemma-3-270M 1.04 /
     1.00.

@@ -14,7 +14,7 @@ Effect: the paper attends to 2k of 1M tokens at full accuracy. Here needles in a
     quarters); 0.96 / 0.96 with 4 and 32; 1.00 / 0.99 if the prompt attends to everything, 1.04 / 1.00 if no choice is
     used again either. On 8 others: Gemma-3-270M 1.04 / 1.00, SmolLM2-135M 0.87 / 0.96, together short of 95%: digits
     are lost in reading the prompt with so few slots, as with `prompt=false` it is 0.97 / 0.99. With 768 of 7,680 slots
-    and int8 weights a token took 25 ms and 32 densely (two threads): every key is read to be scored.
+    a token took 20 ms and 30 densely (two threads).
 Differs: a draft tree's rows select one by one along their own path, so that speculation changes no token. GQA groups
     are contiguous, as in transformers (the authors' code interleaves them). The vote is over an int8 copy of the keys
     (`index`): scoring 32,768 keys of a layer takes 0.7 ms, by those in float32 1.9 (two threads).
