@@ -152,10 +152,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     examples = [list(made.examples(model))[: args.examples] for made in tasks.values()]
     with suppress(KeyboardInterrupt):  # what has been answered by then is reported
-        for i, of_tasks in enumerate(zip(*examples, strict=True), 1):
-            for task, example in zip(tasks, of_tasks, strict=True):
-                print(f"{i}/{args.examples} {task}", file=sys.stderr, flush=True)
-                compare(args, model, task, example, child, answers)
+        for i in range(args.examples):
+            for task, of_task in zip(tasks, examples, strict=True):
+                for example in of_task[i : i + 1]:  # a task may have fewer
+                    print(f"{i + 1}/{args.examples} {task}", file=sys.stderr, flush=True)
+                    compare(args, model, task, example, child, answers)
     child.stdin.close()
     child.terminate()
     child.wait()

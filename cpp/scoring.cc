@@ -123,7 +123,10 @@ class Scoring {
       offsets[i] = slot * row_bytes_;
       if (key_scales) scales[i] = key_scales[slot];
     }
-    for (std::size_t i = n; i < round_up(n, kWidest); ++i) offsets[i] = offsets[n - 1], scales[i] = scales[n - 1];
+    for (std::size_t i = n; i < round_up(n, kWidest); ++i) {
+      offsets[i] = offsets[n - 1];
+      if (key_scales) scales[i] = scales[n - 1];
+    }
     AttentionBlock block{};
     block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.head_stride * row_bytes_;
     block.values = block.keys;  // only fetched, where slots are scattered

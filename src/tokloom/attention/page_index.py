@@ -50,7 +50,8 @@ class PageIndex:
 
     def lowered(self, scale: float, **how: Any) -> Index:
         """The index as the core takes it; how: as of `tokloom._core.Index`. Valid until the next entry is made."""
-        return Index(scale=scale, width=self._width, page=self.size, **self.entries.core_arguments, **how)
+        held = Entries(PRECISIONS[self.precision], self._held, self._width)  # views would cost more than the call
+        return Index(scale=scale, width=self._width, page=self.size, **held.core_arguments, **how)
 
     @property
     def bytes(self) -> int:
