@@ -7,13 +7,15 @@ decode: both read the same prompt of --context tokens and then take turns, --ste
 is the median time of a token, "x dense" the median over the rounds of dense's time over the policy's; above 1 the
 policy is the faster one. Also what keys and values took at most, and what the budget and one chunk alone would take.
 prefill: the time to read --prefill tokens over dense's, in turns too ("overhead"; 1.00 is none).
-keys: the attention of all layers for one token over --keys keys, without the rest of the model: policies that select
-against dense attention, over keys drawn at random, in a store that is filled without reading a text.
+keys: the attention of all layers for one token over --keys keys, policies that select against dense attention: what a
+pass takes less a pass with next to no keys. The keys are drawn at random, in a store that is filled without reading a
+text, and the queries are the model's own.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -25,11 +27,10 @@ from typing import Any
 import torch
 
 import tokloom
-from tokloom.attention.attend import attend_layer
 from tokloom.attention.kv_store import KVStore, Step
 from tokloom.attention.stage import AttentionPolicy
 from tokloom.compare.placement import Contender, contenders
-from tokloom.engine.forward import new_store
+from tokloom.engine.forward import forward, new_store
 from tokloom.engine.host import Host
 from tokloom.errors import TokloomError
 from tokloom.spec import split_specs
@@ -153,28 +154,29 @@ def keys(args: argparse.Namespace, model: tokloom.LanguageModel, rows: list[Cont
     config = model.model.config.get_text_config()
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    text = itertools.cycle(model.encode_prompt(TEXT.read_text(encoding="utf-8"), chat=False))
 
-    def filled(policy: AttentionPolicy) -> KVStore:
+    def filled(policy: AttentionPolicy, count: int) -> KVStore:
         generator = torch.Generator().manual_seed(0)
-        store = new_store(model, policy, args.keys + 256, kv)
-        for start in range(0, args.keys, args.chunk):
-            store.begin(Step(tuple(range(start, start + args.chunk)), model.device, prompt=True))
+        store = new_store(model, policy, count + 256, kv)
+        for start in range(0, count, args.chunk):
+            positions = tuple(range(start, min(start + args.chunk, count)))
+            store.begin(Step(positions, model.device, prompt=True))
             for layer in store.layers:
-                layer.update(*(torch.randn(1, kv_heads, args.chunk, width, generator=generator) for _ in range(2)))
-                layer.hold(torch.randn(1, heads, args.chunk, width, generator=generator), None)
+                layer.update(*(torch.randn(1, kv_heads, len(positions), width, generator=generator) for _ in range(2)))
+                layer.hold(torch.randn(1, heads, len(positions), width, generator=generator), None)
         store.prepare()
         return store
 
-    def step(store: KVStore) -> float:
-        new = torch.randn(3, 1, heads, 1, width)
-        store.begin(Step((store.seen,), model.device))
-        start = time.perf_counter()
-        for layer in store.layers:
-            layer.update(new[1][:, :kv_heads], new[2][:, :kv_heads])
-            attend_layer(layer, new[0], width**-0.5, None, None)
-        return time.perf_counter() - start
+    def steps(store: KVStore) -> list[float]:
+        times = []
+        for _ in range(args.steps):
+            start = time.perf_counter()
+            forward(model, store, [next(text)], Step((store.seen,), model.device), False)
+            times.append(time.perf_counter() - start)
+        return times
 
-    dense = filled(AttentionPolicy())
+    dense, rest = filled(AttentionPolicy(), args.keys), filled(AttentionPolicy(), 1)
     found = []
     for row in rows:
         policy = row.component
@@ -183,11 +185,16 @@ def keys(args: argparse.Namespace, model: tokloom.LanguageModel, rows: list[Cont
         line = Row("keys", model.weights, kv, row.spec)
         found.append(line)
         try:
-            store = filled(policy)
+            store = filled(policy, args.keys)
+            others: list[float] = []
+
+            def less(store: KVStore, others: list[float] = others) -> list[float]:
+                """Without what a pass takes with next to no keys, in the same round."""
+                others[:] = steps(rest)
+                return [seconds - statistics.median(others) for seconds in steps(store)]
+
             line.ms, line.dense_ms, line.times_dense = in_turns(
-                args.rounds,
-                lambda: [step(dense) for _ in range(args.steps)],
-                lambda store=store: [step(store) for _ in range(args.steps)],
+                args.rounds, lambda less=less: less(dense), lambda less=less, store=store: less(store)
             )
         except TokloomError as error:
             line.error = str(error)

@@ -45,6 +45,7 @@ class Scoring {
              : call.storage == Storage::int8 ? kernels_.score_int8
                                              : kernels_.score_int4;
     row_bytes_ = row_bytes(call.storage, call.width);
+    for (std::size_t i = 0; i < kBlock; ++i) following_[i] = i * row_bytes_;
   }
 
   void run() {
@@ -114,24 +115,31 @@ class Scoring {
     static thread_local std::vector<float> floats;
     std::size_t offsets[kBlock];
     float scales[kBlock];
-    const std::size_t n = std::min(kBlock, places_ - at), stride = kBlock + kWidest;
+    const std::size_t n = std::min(kBlock, places_ - at), whole = round_up(n, kWidest), stride = kBlock + kWidest;
     floats.resize(attention_scratch(padded_) + unit.count * stride);
     const std::int64_t* index = call_.index ? listed(unit.head, unit.row) + at : nullptr;
-    const float* key_scales = call_.key_scales ? call_.key_scales + unit.head * call_.head_stride : nullptr;
-    for (std::size_t i = 0; i < n; ++i) {
-      const std::size_t slot = index ? static_cast<std::size_t>(std::max<std::int64_t>(index[i], 0)) : at + i;
-      offsets[i] = slot * row_bytes_;
-      if (key_scales) scales[i] = key_scales[slot];
+    const std::size_t origin = unit.head * call_.head_stride + (index ? 0 : at);
+    const float* key_scales = call_.key_scales ? call_.key_scales + origin : nullptr;
+    if (index) {
+      for (std::size_t i = 0; i < n; ++i) {
+        const std::size_t slot = static_cast<std::size_t>(std::max<std::int64_t>(index[i], 0));
+        offsets[i] = slot * row_bytes_;
+        if (key_scales) scales[i] = key_scales[slot];
+      }
+    } else if (n < whole) {
+      std::copy_n(following_, n, offsets);
+      if (key_scales) std::copy_n(key_scales, n, scales);
     }
-    for (std::size_t i = n; i < round_up(n, kWidest); ++i) {
+    for (std::size_t i = n; i < whole; ++i) {
       offsets[i] = offsets[n - 1];
       if (key_scales) scales[i] = scales[n - 1];
     }
+    const bool as_they_are = !index && n == whole;
     AttentionBlock block{};
-    block.keys = static_cast<const char*>(call_.keys) + unit.head * call_.head_stride * row_bytes_;
+    block.keys = static_cast<const char*>(call_.keys) + origin * row_bytes_;
     block.values = block.keys;  // only fetched, where slots are scattered
-    block.offsets = offsets;
-    block.key_scales = scales;
+    block.offsets = as_they_are ? following_ : offsets;
+    block.key_scales = as_they_are ? key_scales : scales;
     block.slots = n;
     block.row_bytes = row_bytes_;
     block.queries = plan_.queries.data() + unit.first * padded_;
@@ -209,8 +217,7 @@ class Scoring {
       const float* from = plan_.raw.data() + member * places_;
       if (call_.reduce == Reduce::mass) {
         const float factor = plan_.sums[member * blocks_ + begin / kBlock];
-        if (!any) std::fill(out + begin, out + end, 0.0f);
-        for (std::size_t s = begin; s < end; ++s) out[s] += from[s] * factor;
+        kernels_.scale(from + begin, end - begin, factor, any ? nullptr : out + begin, any ? out + begin : nullptr);
       } else if (!any) {
         std::copy(from + begin, from + end, out + begin);
       } else if (call_.reduce == Reduce::most) {
@@ -238,6 +245,7 @@ class Scoring {
   const AttentionKernels& kernels_;
   void (*block_)(const AttentionBlock&);
   std::size_t places_, padded_, group_, row_bytes_, blocks_ = 0;
+  std::size_t following_[kBlock];  // offsets of slots that follow each other
   int threads_ = 1;
 };
 
