@@ -55,7 +55,7 @@ SHARE = 4
 @dataclass(frozen=True)
 class LowRankIndexer(Scorer):
     """State in the layer: note "low rank", the keys' few dimensions. Calibration: "to_query" (heads, d, dims), "to_key"
-    (kv_heads, d, dims), "retrieves" (heads,)."""
+    (kv_heads, d, dims), "centre" (kv_heads, dims), the mean of what it makes of keys, "retrieves" (heads,)."""
 
     dims: int | None
     retrieval: float
@@ -72,7 +72,7 @@ class LowRankIndexer(Scorer):
         earlier = keys[:, min(SINKS, tokens // 4) : tokens // 2]
         to_query, to_key = closest(queries[0, :, tokens // 2 :].float(), earlier, dims)
         to_query, to_key = train(to_query, to_key, sampled, earlier, self.steps)
-        return {"to_query": to_query, "to_key": to_key, "far": far}
+        return {"to_query": to_query, "to_key": to_key, "centre": (earlier @ to_key).mean(1), "far": far}
 
     def conclude(self, found: Calibration) -> Calibration:
         """Names the retrieval heads, ranked over all layers. A layer that slides over a window has nothing here; its
@@ -102,13 +102,13 @@ class LowRankIndexer(Scorer):
         return index.lowered(1.0, map="product", table=to_query.data_ptr(), use=retrieves.data_ptr())
 
     def _index(self, layer: KVLayer, span: Span) -> PageIndex:
-        to_key = layer.calibration["to_key"]
+        to_key, centre = layer.calibration["to_key"], layer.calibration["centre"][:, None]
 
         def low_rank(keys: torch.Tensor) -> torch.Tensor:
-            low: torch.Tensor = keys[:, :, :, 0].float() @ to_key
+            low: torch.Tensor = keys[:, :, :, 0].float() @ to_key - centre  # a softmax does not see the centre
             return low
 
-        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last, "bf16")
+        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last, "int8")
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:
