@@ -60,8 +60,8 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
     check(tiny_llama, policy, chosen)
 
 
-def test_three_eighths_of_the_chunks_by_default(tiny_llama: LanguageModel) -> None:
-    assert all(found["dims"].shape == (2, 6) for found in calibration(tiny_llama, Fasa(**POLICY)))  # 3 of 8 chunks
+def test_half_of_the_chunks_by_default(tiny_llama: LanguageModel) -> None:
+    assert all(found["dims"].shape == (2, 8) for found in calibration(tiny_llama, Fasa(**POLICY)))  # 4 of 8 chunks
 
 
 def of_all_chunks(model: LanguageModel) -> Chosen:
