@@ -104,7 +104,7 @@ def test_chunks_do_not_depend_on_how_they_are_read(seed: int, cuts: list[int]) -
 
 def test_a_prompt_chunk_selects_by_chunks_of_queries(tiny_llama: LanguageModel) -> None:
     """What `select` gives for the rows of a chunk, row by row and head by head."""
-    policy = Dhsa(**POLICY)
+    policy = Dhsa(**POLICY, prompt_budget=0)
     store = read(tiny_llama, policy, some_tokens(tiny_llama, 60), 60)
     layer: KVLayer = store.layers[1]
     queries = torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(1)).cumsum(2)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.attention.selecting import best, calibration, check, grouped, votes
+from tests.attention.selecting import Chosen, best, calibration, check, grouped, in_int8, prompt_read, votes
+from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_select import LEFT, POLICY, exact
 from tokloom.attention.fasa import Fasa, agreement, dominant
+from tokloom.engine.forward import forward
 from tokloom.models.language_model import LanguageModel
 
 
@@ -43,27 +45,46 @@ def test_every_query_head_has_a_say_in_its_dominant_chunks() -> None:
 
 def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
     policy = Fasa(**POLICY, chunks=3)
-    dims = [found["dims"] for found in calibration(tiny_llama, policy)]
+    found = calibration(tiny_llama, policy)
+    dims = [part["dims"] for part in found]
 
     def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
-        return [
-            set(best(votes(q[:, dims[layer][h]], k[:, dims[layer][h]].bfloat16().float(), candidates, 0.25), LEFT))
-            for h, (q, k) in enumerate(grouped(queries, keys))
-        ]
+        sets = []
+        for h, (q, k) in enumerate(grouped(queries, keys)):
+            some = dims[layer][h]
+            copy = in_int8(k[:, some] - found[layer]["centre"][h])
+            sets.append(set(best(votes(q[:, some], copy, candidates, 0.25), LEFT)))
+        return sets
 
     assert all(d.shape == (2, 6) and bool((d[:, :3] + 8 == d[:, 3:]).all()) for d in dims)
     check(tiny_llama, policy, chosen)
 
 
-def test_a_quarter_of_the_chunks_by_default(tiny_llama: LanguageModel) -> None:
-    assert all(found["dims"].shape == (2, 4) for found in calibration(tiny_llama, Fasa(**POLICY)))  # 2 of 8 chunks
+def test_half_of_the_chunks_by_default(tiny_llama: LanguageModel) -> None:
+    assert all(found["dims"].shape == (2, 8) for found in calibration(tiny_llama, Fasa(**POLICY)))  # 4 of 8 chunks
 
 
-def rounded(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
-    """Exact top-k of keys in bf16, as an index of all chunks has them."""
-    return exact(layer, queries, keys.bfloat16().float(), candidates)
+def of_all_chunks(model: LanguageModel) -> Chosen:
+    """Exact top-k of keys as an index of all chunks has them: in int8, without their mean in the calibration text."""
+    found = calibration(model, Fasa(chunks=99))
+    centres = [part["centre"].repeat_interleave(2, 0)[:, None] for part in found]
+
+    def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
+        return exact(layer, queries, in_int8(keys - centres[layer]), candidates)
+
+    return chosen
 
 
 def test_all_chunks_are_exact(tiny_llama: LanguageModel) -> None:
-    """But for the rounding of the index to bf16."""
-    check(tiny_llama, Fasa(**POLICY, chunks=99), rounded)
+    """But for the rounding of the index to int8."""
+    check(tiny_llama, Fasa(**POLICY, chunks=99), of_all_chunks(tiny_llama))
+
+
+def test_the_copy_is_a_byte_a_dimension_and_a_scale(tiny_llama: LanguageModel) -> None:
+    tokens = some_tokens(tiny_llama, 50)
+    store = prompt_read(tiny_llama, Fasa(**POLICY, chunks=3), tokens)
+    plain = store.bytes
+    forward(tiny_llama, store, [tokens[46]], step_at(tiny_llama, 46), all_logits=False)
+    config = tiny_llama.model.config
+    rows = config.num_hidden_layers * config.num_key_value_heads * 64  # room for 64 to begin with
+    assert store.bytes - plain == rows * (6 + 4)

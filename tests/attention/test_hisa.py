@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.attention.selecting import best, calibration, check, grouped, votes
-from tests.attention.test_fasa import rounded
+from tests.attention.test_fasa import of_all_chunks
 from tests.attention.test_key_scores import of_rounded
 from tests.attention.test_select import LEFT, POLICY, exact
 from tokloom.attention.fasa import Fasa
@@ -55,7 +55,7 @@ def test_a_host_that_is_calibrated(tiny_llama: LanguageModel) -> None:
     policy = Hisa(**POLICY, block=5, ratio=1.0, host="fasa:chunks=3")
     for mine, fasas in zip(calibration(tiny_llama, policy), calibration(tiny_llama, Fasa(chunks=3)), strict=True):
         assert torch.equal(mine["dims"], fasas["dims"])
-    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0, host="fasa:chunks=99"), rounded)
+    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0, host="fasa:chunks=99"), of_all_chunks(tiny_llama))
 
 
 def test_a_host_of_pages_is_refused() -> None:

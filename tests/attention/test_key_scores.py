@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.attention.selecting import best, check, in_int8, prompt_read, votes
-from tests.attention.test_attend import some_tokens
+from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_scores import filled
 from tests.attention.test_select import LEFT, POLICY, exact
 from tokloom.attention.key_scores import copy_of_keys, scores_by
@@ -15,6 +15,7 @@ from tokloom.attention.scores import Span
 from tokloom.attention.select import Select
 from tokloom.attention.selection_parts import best_slots
 from tokloom.attention.token_select import TokenSelect
+from tokloom.engine.forward import forward
 from tokloom.models.language_model import LanguageModel
 
 
@@ -55,8 +56,10 @@ def test_the_best_are_nearly_the_same(precision: str | None) -> None:
 
 
 def test_the_copy_is_counted(tiny_llama: LanguageModel) -> None:
-    tokens = some_tokens(tiny_llama, 46)
-    plain, copied = (prompt_read(tiny_llama, Select(**POLICY, prompt=True, index=i), tokens) for i in ("keys", "int8"))
+    tokens = some_tokens(tiny_llama, 50)
+    plain, copied = (prompt_read(tiny_llama, Select(**POLICY, index=source), tokens) for source in ("keys", "int8"))
+    for store in (plain, copied):
+        forward(tiny_llama, store, [tokens[46]], step_at(tiny_llama, 46), all_logits=False)
     config = tiny_llama.model.config
     rows = config.num_hidden_layers * config.num_key_value_heads * 64  # room for 64 to begin with
     assert copied.bytes - plain.bytes == rows * (config.head_dim + 4)

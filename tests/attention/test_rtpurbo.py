@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.attention.selecting import calibration, check, grouped, votes
+from tests.attention.selecting import calibration, check, grouped, in_int8, votes
 from tests.attention.test_select import LEFT, POLICY
 from tests.attention.test_top_p import fewest
-from tokloom.attention.calibration import passage
+from tokloom.attention.calibration import distance, passage
 from tokloom.attention.rtpurbo import LowRankIndexer, RTPurbo, closest, long_range_mass, train
 from tokloom.models.language_model import LanguageModel
 
@@ -73,6 +73,7 @@ def test_long_range_mass_equals_the_formula() -> None:
 def test_the_calibration_text_reads_a_passage_twice() -> None:
     tokens = passage(list(range(100)))
     assert tokens == [*range(75), *range(12, 37)]
+    assert [tokens[i - distance(100)] for i in range(75, 100)] == tokens[75:]
 
 
 def test_heads_are_ranked_over_all_layers() -> None:
@@ -109,7 +110,8 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
                 sets.append(set())
                 continue
             low = torch.stack([q[i] @ part["to_query"][2 * h + i] for i in range(2)])
-            sets.append(fewest(votes(low, (k @ part["to_key"][h]).bfloat16().float(), candidates, 1.0), 0.7, LEFT))
+            copy = in_int8(k @ part["to_key"][h] - part["centre"][h])
+            sets.append(fewest(votes(low, copy, candidates, 1.0), 0.7, LEFT))
         return sets
 
     check(tiny_llama, policy, chosen)

@@ -34,7 +34,7 @@ def test_dense_layers_attend_to_everything(tiny_llama: LanguageModel) -> None:
 
 def test_neighbouring_rows_of_a_prompt_choose_together(tiny_llama: LanguageModel) -> None:
     """Twelve rows after 46, five by five, each five by their mean query, among the tokens before the first row."""
-    policy = Select(**POLICY, prompt=True, prompt_rows=5)
+    policy = Select(budget=20, sink=3, local=6, prompt=True, prompt_rows=5, prompt_budget=23)
     layer = prompt_read(tiny_llama, policy, some_tokens(tiny_llama, 46)).layers[1]
     queries = torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(1))
     layer.step = Step(tuple(range(46, 58)), tiny_llama.device, prompt=True)
@@ -46,10 +46,30 @@ def test_neighbouring_rows_of_a_prompt_choose_together(tiny_llama: LanguageModel
     for first, last in ((0, 5), (5, 10), (10, 12)):
         mean = queries[0, :, first:last].mean(1)
         for head, (q, _) in enumerate(grouped(mean, mean)):
-            expected = always | set(best(votes(q, keys[2 * head], candidates, 0.25), LEFT))
+            expected = always | set(best(votes(q, keys[2 * head], candidates, 0.25), 23 - 3 - 6))
             for row in range(first, last):
                 picked = found[0, head, row]
                 assert set(picked[picked >= 0].tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "prompt_budget", "past", "selects"),
+    [(20, 0, 40, True), (20, 0, 39, False), (20, 23, 46, True), (20, 24, 46, False), (24, 0, 46, False)],
+)
+def test_a_prompt_selects_once_twice_as_many_have_been_read(
+    tiny_llama: LanguageModel, budget: int, prompt_budget: int, past: int, selects: bool
+) -> None:
+    policy = Select(budget=budget, sink=3, local=6, prompt=True, prompt_budget=prompt_budget)
+    layer = prompt_read(tiny_llama, policy, some_tokens(tiny_llama, past)).layers[1]
+    layer.step = Step(tuple(range(past, past + 12)), tiny_llama.device, prompt=True)
+    layer.slots.reserve(12)
+    plan = policy.plan(layer)
+    assert (plan is None) == selects
+    assert plan is None or plan.dense
+    found = policy.select(layer, torch.randn(1, 4, 12, 16))
+    assert (found is not None) == selects
+    if found is not None:
+        assert (found >= 0).sum(-1).unique().tolist() == [max(budget, prompt_budget) - 1]  # and the row itself
 
 
 @pytest.mark.parametrize("prompt", [False, True])

@@ -14,6 +14,7 @@ from tests.attention.selecting import best, check, grouped, prompt_read, votes
 from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_select import LEFT, POLICY
 from tokloom.attention import key_scores
+from tokloom.attention.calibration import passage
 from tokloom.attention.select import Select
 from tokloom.attention.step import Step
 from tokloom.attention.tidal_decode import ChosenLayers, TidalDecode, best_layers
@@ -116,30 +117,32 @@ def test_the_layers_found_are_the_best_ones(layers: int, dense: int, seed: int) 
 
 
 def test_calibrated_layers_are_those_of_the_formula(tiny_llama: LanguageModel) -> None:
-    """The attention that layers meet with each other's choices, worked out row by row."""
+    """The attention to a token's first reading that layers meet with each other's choices, worked out row by row."""
     schedule = ChosenLayers((), 0.5)
-    step = Step(tuple(range(40)), tiny_llama.device, prompt=True)
+    step = Step(tuple(range(80)), tiny_llama.device, prompt=True)
+    numbered = passage(list(range(80)))
     torch.manual_seed(0)
     found, choices = [], []
     for index in range(3):
         layer = Layer(index, step)
-        layer.keys = torch.randn(1, 2, 40, 8)  # type: ignore[attr-defined]
-        queries = 3 * torch.randn(1, 4, 40, 8)
+        layer.keys = torch.randn(1, 2, 80, 8)  # type: ignore[attr-defined]
+        queries = 3 * torch.randn(1, 4, 80, 8)
         found.append(schedule.calibrate(layer, queries))  # type: ignore[arg-type]
-        rows = torch.linspace(20, 39, 40).long().tolist()
         chosen, total = [], [0.0] * (index + 1)
-        for place, row in enumerate(rows):
-            shares, votes_ = [0.0] * 40, [0.0] * 40
+        for place, row in enumerate(range(60, 80)):
+            first = numbered.index(numbered[row])
+            looked_up, votes_ = [0.0] * 80, [0.0] * 80
             for h in range(4):
                 weights = (layer.keys[0, h // 2, : row + 1] @ queries[0, h, row] * 8**-0.5).softmax(0).tolist()  # type: ignore[attr-defined]
                 between = range(4, row - 32 + 1)
                 for j in between:
-                    shares[j] += weights[j]
                     votes_[j] += weights[j] / sum(weights[i] for i in between)
-            chosen.append(sorted(range(40), key=lambda j: -votes_[j])[:4])
+                    if first - 4 <= j <= first + 4:
+                        looked_up[j] += weights[j]
+            chosen.append(sorted(range(80), key=lambda j: -votes_[j])[:8])
             for earlier in range(index):
-                total[earlier] += sum(shares[j] for j in choices[earlier][place] if shares[j] > 0)
-            total[index] += sum(shares)
+                total[earlier] += sum(looked_up[j] for j in choices[earlier][place])
+            total[index] += sum(looked_up)
         choices.append(chosen)
         assert found[index]["met"].tolist() == pytest.approx(total, rel=1e-4)
     concluded = schedule.conclude([found[0], {}, *found[1:]])

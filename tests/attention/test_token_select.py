@@ -108,12 +108,12 @@ def test_counts_are_those_of_the_budget(tiny_llama: LanguageModel) -> None:
 
 
 def test_a_prompt_chunk_attends_to_the_budget_and_itself(tiny_llama: LanguageModel) -> None:
-    store = new_store(tiny_llama, TokenSelect(**POLICY, similarity=2.0), 0)
-    for _ in prefill(tiny_llama, store, some_tokens(tiny_llama, 60), 30):
+    store = new_store(tiny_llama, TokenSelect(**POLICY, similarity=2.0, prompt_budget=0), 0)
+    for _ in prefill(tiny_llama, store, some_tokens(tiny_llama, 80), 40):
         pass
     config = tiny_llama.model.config
-    own = 30 * 31 // 2
-    chosen = 30 * (POLICY["budget"] - 1)  # the chunk's first token takes the local window's last place
+    own = 40 * 41 // 2
+    chosen = 40 * (POLICY["budget"] - 1)  # the chunk's first token takes the local window's last place
     heads = config.num_key_value_heads * config.num_hidden_layers
     assert store.pairs()["attended"] == heads * (own + chosen + own)
 

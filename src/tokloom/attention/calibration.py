@@ -48,6 +48,12 @@ def passage(tokens: list[int]) -> list[int]:
     return tokens[: len(tokens) - again] + tokens[again // 2 : again // 2 + again]
 
 
+def distance(tokens: int) -> int:
+    """How far before the second reading of a token of that passage the first one is, in a text of so many tokens."""
+    again = tokens // REPEATED
+    return tokens - again - again // 2
+
+
 class _Observed(AttentionPolicy):
     """Dense attention that hands every layer to another policy's `calibrate`."""
 

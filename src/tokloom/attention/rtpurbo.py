@@ -9,15 +9,15 @@ Formula: a KV head's long-range mass is the attention beyond sinks and `window` 
     queries and (centred) keys and U S V^T the SVD of C_q^1/2 C_k^1/2, A = C_q^-1/2 U S and B = C_k^-1/2 V give the
     closest q k of that rank; then `steps` steps of Adam on KL(softmax(q k) || softmax(q' k')). Step: top-p (`mass`)
     over softmax(q' k'), at most `budget` tokens.
-Shapes: A (heads, d, dims), B (kv_heads, d, dims), index (batch, kv_heads, slots, dims), bf16.
+Shapes: A (heads, d, dims), B (kv_heads, d, dims), index (batch, kv_heads, slots, dims), int8 with a scale for each slot.
 Effect: the paper transfers models within some hundred steps, nearly without loss. Here 6.5% of all pairs are attended
     to at 96 of 960 slots. What matters is what it is calibrated on. SmolLM2-135M, ranked on prose in which nothing has
     to be looked up, reads 0.38 of one needle's digits (0.41 with an indexer of all dimensions), and 0.98 (16 examples)
     where a passage is read twice. Gemma-3-270M, one KV head of 256 dimensions, keeps 0.26 of the digits that dense
     attention ranks first (one number of four, 10 examples) with 16 dimensions and 0.77 with 64 if the text has no
-    figures, 1.03 with 32 and with 64 if it has. On 8 others (one number of four / three numbers): Gemma-3-270M 1.04 /
-    1.00, SmolLM2-135M 0.93 / 0.99 (2 of 30 and 1 of 84 digits fewer). With 768 of 7,680 slots and int8 weights a token
-    took 20 ms and 35 densely (two threads); attention alone, over 32,768 keys, 20 ms and 88 densely.
+    figures, 1.03 with 32 and with 64 if it has. Of others (one number of four / three numbers) SmolLM2-135M keeps 0.97
+    / 1.00 (20 examples each), Gemma-3-270M 1.02 / 1.00 (16). With 768 of 7,680 slots a token took 12.5 ms and 25
+    densely (two threads); attention alone, over 32,768 keys, 22 ms and 80 densely.
 Differs: the indexer works on rotated queries and keys, as the store has them, and is trained once per model on a text
     of 1k tokens in seconds; the model's weights stay as they are. Classes are those of KV heads (the group's largest
     mass), whose query heads share the keys. Local heads keep their keys in the store.
@@ -55,7 +55,7 @@ SHARE = 4
 @dataclass(frozen=True)
 class LowRankIndexer(Scorer):
     """State in the layer: note "low rank", the keys' few dimensions. Calibration: "to_query" (heads, d, dims), "to_key"
-    (kv_heads, d, dims), "retrieves" (heads,)."""
+    (kv_heads, d, dims), "centre" (kv_heads, dims), the mean of what it makes of keys, "retrieves" (heads,)."""
 
     dims: int | None
     retrieval: float
@@ -72,7 +72,7 @@ class LowRankIndexer(Scorer):
         earlier = keys[:, min(SINKS, tokens // 4) : tokens // 2]
         to_query, to_key = closest(queries[0, :, tokens // 2 :].float(), earlier, dims)
         to_query, to_key = train(to_query, to_key, sampled, earlier, self.steps)
-        return {"to_query": to_query, "to_key": to_key, "far": far}
+        return {"to_query": to_query, "to_key": to_key, "centre": (earlier @ to_key).mean(1), "far": far}
 
     def conclude(self, found: Calibration) -> Calibration:
         """Names the retrieval heads, ranked over all layers. A layer that slides over a window has nothing here; its
@@ -102,13 +102,13 @@ class LowRankIndexer(Scorer):
         return index.lowered(1.0, map="product", table=to_query.data_ptr(), use=retrieves.data_ptr())
 
     def _index(self, layer: KVLayer, span: Span) -> PageIndex:
-        to_key = layer.calibration["to_key"]
+        to_key, centre = layer.calibration["to_key"], layer.calibration["centre"][:, None]
 
         def low_rank(keys: torch.Tensor) -> torch.Tensor:
-            low: torch.Tensor = keys[:, :, :, 0].float() @ to_key
+            low: torch.Tensor = keys[:, :, :, 0].float() @ to_key - centre  # a softmax does not see the centre
             return low
 
-        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last, "bf16")
+        return PageIndex.of(layer, f"{self.dims} dims", 1, low_rank, span.last, "int8")
 
 
 def long_range_mass(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, window: int) -> torch.Tensor:

@@ -75,6 +75,9 @@ class Selecting(AttentionPolicy):
     """Select in the prompt too, neighbouring rows together by their mean query; else it attends to everything."""
     prompt_rows: int = Field(default=64, ge=1)
     """Rows that choose together where the prompt selects."""
+    prompt_budget: int = Field(default=512, ge=0)
+    """Tokens that rows of a prompt attend to where it selects, if that is more than `budget`; it selects once twice as
+    many have been read, for before that attending to all of them takes no longer."""
     scorer: str | None = Field(default=None)
     """The method whose scorer is used instead of this one's own."""
     picker: str | None = Field(default=None)
@@ -157,17 +160,16 @@ class Selecting(AttentionPolicy):
 
     def select(self, layer: KVLayer, queries: torch.Tensor) -> torch.Tensor | None:
         step = layer.step
-        if layer.seen + 1 <= self.budget or layer.index < self.dense_layers:
+        if self._dense(layer):
             return None
         chunk = step.prompt and step.rows > 1
         if chunk:
-            if not self.prompt:
-                return None
             queries, lengths = self.pooled(queries)
+        budget = self._prompt_budget if chunk else self.budget
 
         def fresh() -> torch.Tensor:
             span = self._span(layer, 1 if chunk else step.rows)
-            left = self.budget - self.sink - self.local
+            left = budget - self.sink - self.local
             if span.last <= span.begin:
                 return torch.full((queries.shape[0], 1, 1, 1), -1, device=queries.device)
             if not chunk:
@@ -196,10 +198,10 @@ class Selecting(AttentionPolicy):
         if type(self).select is not Selecting.select:
             return None
         step = layer.step
-        if layer.seen + 1 <= self.budget or layer.index < self.dense_layers:
+        if self._dense(layer):
             return LayerPlan()
         if step.prompt and step.rows > 1:
-            return None if self.prompt else LayerPlan()
+            return None
         span = self._span(layer, step.rows)
         if layer.holes is not None or span.last <= span.begin:
             return None
@@ -214,6 +216,16 @@ class Selecting(AttentionPolicy):
 
     def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
         self._schedule.planned(layer, plan)
+
+    @property
+    def _prompt_budget(self) -> int:
+        return max(self.budget, self.prompt_budget)
+
+    def _dense(self, layer: KVLayer) -> bool:
+        """Whether all rows of this pass attend to everything."""
+        if layer.step.prompt and layer.step.rows > 1 and not (self.prompt and layer.seen >= 2 * self._prompt_budget):
+            return True
+        return layer.seen + 1 <= self.budget or layer.index < self.dense_layers
 
     def _span(self, layer: KVLayer, rows: int) -> Span:
         """Between sinks and each row's local window."""
