@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.decode.drafts import FAKE, paths, propose
@@ -105,6 +105,7 @@ def test_what_repeats_itself_is_drafted_beyond_its_end(first: int, period: list[
     assert tuple((round_ * 32)[1:31]) in paths(tree)
 
 
+@example([[0] * 33, [0] * 40])
 @given(st.lists(texts, min_size=1, max_size=3))
 def test_a_text_that_grows_is_one_automaton_and_requests_may_interleave(begun: list[list[int]]) -> None:
     together: Any = SuffixAutomaton(texts=8).start(FAKE)

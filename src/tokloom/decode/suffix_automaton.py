@@ -51,7 +51,7 @@ NEWEST = 24
 MATCHES = 6
 """Suffixes of the text that are looked at."""
 ENDING = 32
-"""Tokens by which a text is known again."""
+"""Last tokens by which it is first judged whether a text is known; then all of them are compared."""
 
 
 @method(stage="decode")
@@ -188,7 +188,8 @@ class AutomatonState(DraftState):
         for i in range(len(self.texts) - 1, -1, -1):
             known = self.texts[i].tokens
             size = len(known)
-            if size <= len(tokens) and known[-ENDING:] == list(tokens[max(0, size - ENDING) : size]):
+            ends_alike = size <= len(tokens) and known[-ENDING:] == list(tokens[max(0, size - ENDING) : size])
+            if ends_alike and known == list(tokens[:size]):
                 found = self.texts.pop(i)
                 break
         else:
