@@ -9,7 +9,7 @@ Formula: a KV head's long-range mass is the attention beyond sinks and `window` 
     queries and (centred) keys and U S V^T the SVD of C_q^1/2 C_k^1/2, A = C_q^-1/2 U S and B = C_k^-1/2 V give the
     closest q k of that rank; then `steps` steps of Adam on KL(softmax(q k) || softmax(q' k')). Step: top-p (`mass`)
     over softmax(q' k'), at most `budget` tokens.
-Shapes: A (heads, d, dims), B (kv_heads, d, dims), index (batch, kv_heads, slots, dims), int8 with a scale for each slot.
+Shapes: A (heads, d, dims), B (kv_heads, d, dims), index (batch, kv_heads, slots, dims), int8 with a scale for a slot.
 Effect: the paper transfers models within some hundred steps, nearly without loss. Here 6.5% of all pairs are attended
     to at 96 of 960 slots. What matters is what it is calibrated on. SmolLM2-135M, ranked on prose in which nothing has
     to be looked up, reads 0.38 of one needle's digits (0.41 with an indexer of all dimensions), and 0.98 (16 examples)
