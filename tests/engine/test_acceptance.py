@@ -84,3 +84,25 @@ def test_a_request_in_which_drafts_come_more_often_is_told_from_others() -> None
     assert good.factor > 1.5
     assert bad.factor < 0.6
     assert acceptance.propose(tree, good.factor).chances[0] > 2 * acceptance.propose(tree, bad.factor).chances[0]
+
+
+def test_guesses_are_counted_along_each_path_without_what_a_constraint_expects() -> None:
+    tree = DraftTree((5, 6, 7, 8, 9), (-1, 0, 1, 1, -1), (0.9, 0.9, 0.5, 0.4, 0.1))
+    assert Acceptance().propose(tree).guesses == tree.depths()
+    assert Acceptance().propose(tree, 1.0, (True, False, True, False, False)).guesses == [0, 1, 1, 2, 1]
+
+
+def test_the_reach_grows_with_what_is_accepted_and_falls_by_half() -> None:
+    following = Following()
+    reaches = [following.reach]
+    for guesses, path in [
+        ([1, 2, 3, 4], [0, 1, 2, 3, 4]),  # all four came
+        ([1] * 3, [0]),  # none of three
+        ([], [0]),  # nothing was verified, which says nothing
+        ([0, 1], [0, 1]),  # what the constraint expects is no guess
+        ([0, 1], [0, 1, 2]),
+    ]:
+        following.guesses = guesses
+        following.verified(path)
+        reaches.append(following.reach)
+    assert reaches == [4, 12, 6, 6, 4, 6]

@@ -109,6 +109,23 @@ def test_chances_follow_what_came_also_of_nodes_that_were_not_verified(tiny_llam
     assert len(made.propose(text, 20, None)) > 0  # type: ignore[arg-type]
 
 
+def test_a_request_begins_with_short_guesses_and_gets_longer_ones_as_they_come(tiny_llama: LanguageModel) -> None:
+    """However sure the drafter is, and though passes are free; a request that can be taken back has no such record."""
+    made = drafting(tiny_llama, 0.99, 1.0)
+    assert len(made.propose([1], 20, None)) == 10  # type: ignore[arg-type]
+    text, following, sizes = [1], made.follow([1]), []
+    for came in (4, 0, 0, 10):
+        tree = made.propose(text, 20, None, following=following)  # type: ignore[arg-type]
+        sizes.append(len(tree))
+        before, came = list(text), min(came, len(tree))
+        text += [*range(came), 99]
+        rows = torch.zeros(len(tree) + 1, 4)
+        path = list(range(came + 1))
+        made.learn(Verified(before, [before[-1], *tree.tokens], (-1, *path), rows, path), tree, text, following)
+    sizes.append(len(made.propose(text, 20, None, following=following)))  # type: ignore[arg-type]
+    assert sizes == [4, 10, 6, 4, 10]
+
+
 def test_now_and_then_rows_are_verified_that_would_pay_at_half_the_cost(tiny_llama: LanguageModel) -> None:
     """So that a cost curve that is too high is found out."""
     made = drafting(tiny_llama, 0.5, 64.0)

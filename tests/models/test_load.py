@@ -89,7 +89,7 @@ def test_a_bad_device_is_named(device: Any, directory: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", None, 3, ["a"]])
 def test_what_is_no_name_is_refused(name: Any) -> None:
-    with pytest.raises(ArgumentError, match=r"name=.*a bundled model, a directory, a \.gguf file or a hub id"):
+    with pytest.raises(ArgumentError, match=r"model=.*a bundled model, a directory, a \.gguf file or a hub id"):
         load(name)
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_name_is_refused(name: Any) -> None:
     ],
 )
 def test_what_does_not_exist_names_the_fix(name: str, says: str, no_network: None) -> None:
-    with pytest.raises(ModelNotFoundError, match=rf"name='{name}' .*{says}"):
+    with pytest.raises(ModelNotFoundError, match=rf"model='{name}' .*{says}"):
         load(name)
 
 

@@ -239,7 +239,7 @@ def test_what_is_missing_or_damaged_is_named(
     damage: Callable[[Path], None], error: type[Exception], says: str, llama_dir: Path
 ) -> None:
     damage(llama_dir)
-    with pytest.raises(error, match=rf"(?s)name='{llama_dir}' .*{says}"):
+    with pytest.raises(error, match=rf"(?s)model='{llama_dir}' .*{says}"):
         load(llama_dir)
 
 

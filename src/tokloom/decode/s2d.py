@@ -87,7 +87,7 @@ class SortedState(DraftState):
         self.rates = Calibration([(i + 0.5) / BINS for _ in submodels for i in range(BINS)])
 
     def propose(self, request: DraftRequest) -> DraftTree:
-        text, limit = list(request.tokens), min(self.options.length, request.limit)
+        text, limit = list(request.tokens), min(self.options.length, request.limit, request.depth)
         if not isinstance(request.prediction, PlainPrediction):  # one of its own store, which the sub-models go over
             return DraftTree()
         store = request.prediction.store

@@ -85,7 +85,7 @@ class SelfSpeculationState(DraftState):
     def propose(self, request: DraftRequest) -> DraftTree:
         prediction, tokens = cast("PlainPrediction", request.prediction), request.tokens
         store = prediction.store
-        depth = min(self.options.depth, request.limit, self.policy.room(store.seen))
+        depth = min(self.options.depth, request.limit, request.depth, self.policy.room(store.seen))
         if len(tokens) < self.least or len(tokens) + depth > prediction.window:
             return DraftTree()
         drafted: list[int] = []

@@ -152,12 +152,15 @@ class DraftRequest:
     least: nodes with a lower chance never pay; a drafter may leave them out.
     prediction: of this request; a drafter that speculates with the model itself runs passes of its own over the
         request's store through `prediction.host`, and takes them back.
+    depth: of guesses that may be verified this time. A drafter whose levels each cost a pass need not go deeper; others
+        may, and learn of it whether they were right.
     """
 
     tokens: Sequence[int]
     limit: int
     prediction: Prediction
     least: float = 0.0
+    depth: int = 2**31
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ class Proposal:
 
     given: each node's chance after its parent, as the drafter has it. kinds: indices into the record. depths: 1 for a
         child of the root.
+    guesses: how many nodes there are on the way to each, itself included, that no constraint expects.
     chances: of each node to be reached from the root, corrected. factor: of the request, which is in them.
     """
 
-    __slots__ = ("chances", "children", "depths", "factor", "given", "kinds", "tree")
+    __slots__ = ("chances", "children", "depths", "factor", "given", "guesses", "kinds", "tree")
 
     def __init__(self, tree: DraftTree, factor: float) -> None:
         self.tree, self.factor = tree, factor
@@ -32,6 +33,7 @@ class Proposal:
         self.kinds: list[int] = []
         self.chances: list[float] = []
         self.depths: list[int] = []
+        self.guesses: list[int] = []
         self.children: dict[int, list[int]] = {}
         """Nodes below each node, -1 for the root."""
         for node, parent in enumerate(tree.parents):
@@ -61,6 +63,7 @@ class Acceptance:
         prior, hits, sums = self.PRIOR, self.hits, self.expected
         proposal = Proposal(tree, factor)
         given, kinds, chances, depths = proposal.given, proposal.kinds, proposal.chances, proposal.depths
+        guesses = proposal.guesses
         drafted = tree.chances
         apart = expected or (False,) * len(tree)
         for parent, whole, is_expected in zip(tree.parents, drafted, apart, strict=True):
@@ -73,6 +76,7 @@ class Acceptance:
             if not is_expected:
                 rate *= factor
             depths.append(depth)
+            guesses.append((guesses[parent] if parent >= 0 else 0) + (not is_expected))
             given.append(own)
             kinds.append(kind)
             chances.append(base if is_expected and own == 1.0 else base * (rate if rate < HIGHEST else HIGHEST))
@@ -93,16 +97,26 @@ class Following:
 
     factor: how much more or less often than forecast proposed tokens came in this request.
     worth: what proposals were worth of late in this request, in plain passes; see `Pace`.
+    reach: levels of guesses that may be verified. It begins low and follows what is accepted: long copies are right one
+        after the other in a text that goes round in circles, and wrong altogether in one that does not, so that their
+        chances, which are means over texts, say little of a text that has just begun.
     """
 
     PRIOR = 8.0
     MEMORY = 48.0
     RATE = 0.08
+    FIRST = 4
+    """Levels of guesses that may be verified at first."""
+    GROWTH = 2
+    """So many more for each that was accepted; where fewer were, `reach` falls by half at most."""
 
     def __init__(self, worth: float = 0.0) -> None:
         self.worth = worth
         self.told = 0
         """Tokens of the text that the drafter has been told of."""
+        self.reach = self.FIRST
+        self.guesses: list[int] = []
+        """Of the nodes that are being verified; see `Proposal`."""
         self._open: list[tuple[Proposal, int, int]] = []
         self._hits = self._expected = 0.0
 
@@ -113,6 +127,13 @@ class Following:
     def asked(self, worth: float) -> None:
         """A proposal is forecast to save so much."""
         self.worth += self.RATE * (worth - self.worth)
+
+    def verified(self, path: Sequence[int]) -> None:
+        """The nodes of `guesses` were verified. path: as of `Verified`, of the tree's rows."""
+        if not self.guesses:
+            return
+        accepted = max((self.guesses[row - 1] for row in path if row > 0), default=0)
+        self.reach = max(self.reach // 2, self.FIRST + self.GROWTH * accepted)
 
     def add(self, proposal: Proposal, length: int) -> None:
         """Follows a tree below the text's first `length` tokens."""

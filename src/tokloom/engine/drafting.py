@@ -43,8 +43,8 @@ class Drafting:
 
     times in passes of one row. Chances are what such nodes turned out to have (`Acceptance`), times what passes took
     (`LiveCurve`), and the price is what a pass's time gives otherwise: the tokens that are being made in it. Rows that
-    the pass has anyway, of tokens that a constraint made certain, count on neither side. `Pace` says whether the
-    drafter is worth its own time.
+    the pass has anyway, of tokens that a constraint made certain, count on neither side. `Following.reach` bounds how
+    deep guesses go. `Pace` says whether the drafter is worth its own time.
     """
 
     MARGIN = 0.03
@@ -54,7 +54,10 @@ class Drafting:
     RATE = 0.03
     """How fast `gain` follows the text."""
 
-    def __init__(self, drafter: Drafter, model: LanguageModel, unit: str = "tokens") -> None:
+    def __init__(
+        self, drafter: Drafter, model: LanguageModel, unit: str = "tokens", curve: LiveCurve | None = None
+    ) -> None:
+        """curve: what the model's passes cost; None is what they cost on this machine."""
         self.drafter, self.model, self.unit = drafter, model, unit
         self.state: DraftState = drafter.start(model)
         self.acceptance = Acceptance()
@@ -62,12 +65,12 @@ class Drafting:
         self.gain = 1.0
         """Tokens that a pass gave of late, for each pass of one row in whose time it was done."""
         self._undrafted = 0
-        self._curve: LiveCurve | None = None
+        self._curve = curve
         self._curves: dict[type[Prediction], LiveCurve] = {}
 
     @property
     def curve(self) -> LiveCurve:
-        """Of the model's own passes. Measured on first use, which takes some seconds once a machine."""
+        """Of the model's own passes. If not given, measured on first use, which takes some seconds once a machine."""
         if self._curve is None:
             self._curve = load_or_measure(self.model)
         return self._curve
@@ -107,21 +110,23 @@ class Drafting:
             return DraftTree()
         price = max(1.0, self.gain) * max(1.0, (1 + beside) / curve.table[1 + beside])
         least = HOPE * price * curve.cheapest
+        reach = depth if following is None else min(depth, following.reach)
         start = time.perf_counter()
         tree = DraftTree()
         asked = following is None or self.pace.open(following.worth)
         if asked:
             if following is not None:
                 self._tell(tokens, following)
-            tree = self.state.propose(DraftRequest(tokens, most, prediction, least))
+            tree = self.state.propose(DraftRequest(tokens, most, prediction, least, reach))
         spent = time.perf_counter() - start
         expected: tuple[bool, ...] = ()
         if matcher is not None:
             grafted = graft(tree, matcher, least, prediction.eos_ids)
             tree, expected = grafted.tree, grafted.expected
         proposal = self.acceptance.propose(tree, following.factor if following is not None else 1.0, expected)
-        nodes, value = self._choose(proposal, depth, price, rows + beside, most, curve.table)
+        nodes, value = self._choose(proposal, depth, reach, price, rows + beside, most, curve.table)
         if following is not None:
+            following.guesses = [proposal.guesses[node] for node in nodes]
             if len(tree):
                 following.add(proposal, len(tokens))
             if asked:
@@ -133,11 +138,11 @@ class Drafting:
         return tree.only(nodes) if len(nodes) < len(tree) else tree
 
     def _choose(
-        self, proposal: Proposal, depth: int, price: float, rows: int, most: int, table: Sequence[float]
+        self, proposal: Proposal, depth: int, reach: int, price: float, rows: int, most: int, table: Sequence[float]
     ) -> tuple[list[int], float]:
         """The nodes that are worth verifying, and their value."""
-        chances, depths = proposal.chances, proposal.depths
-        order = [i for i in range(len(chances)) if depths[i] <= depth]
+        chances, depths, guesses = proposal.chances, proposal.depths, proposal.guesses
+        order = [i for i in range(len(chances)) if depths[i] <= depth and guesses[i] <= reach]
         order.sort(key=chances.__getitem__, reverse=True)  # stable: parents stay before their children
         del order[most:]
         ordered = [chances[node] for node in order]
@@ -159,6 +164,7 @@ class Drafting:
                 outcomes = ((tree.marks[node], hit) for node, hit in tree.outcomes(seen.path))
                 self.state.judge([(mark, hit) for mark, hit in outcomes if mark is not None])
             return
+        following.verified(seen.path)
         if self.pace.pays(following.worth) or self.pace.learns:
             self.state.observe(seen)
             following.told = len(text)

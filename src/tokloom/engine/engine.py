@@ -13,7 +13,7 @@ import torch
 
 from tokloom import registry
 from tokloom.attention import stage as attention_stage
-from tokloom.attention.kv_store import PRECISIONS, Step
+from tokloom.attention.kv_store import PRECISIONS
 from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.attention.stage import AttentionPolicy, RotaryScaling
 from tokloom.context import stage as context_stage
@@ -25,11 +25,12 @@ from tokloom.engine.denoising import Way, denoise
 from tokloom.engine.documents import prompt_over
 from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
-from tokloom.engine.open_request import OpenRequest, Writer, account, prefill
+from tokloom.engine.open_request import OpenRequest, Writer
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prefix_cache import PrefixCache
 from tokloom.engine.prompt import check_messages
 from tokloom.engine.request import Chunk, Result, Sampling, Score, Stream, given_or
+from tokloom.engine.scoring import teacher_forced
 from tokloom.engine.searching import check_search, searched, verifier_of
 from tokloom.engine.together import run_together
 from tokloom.errors import ArgumentError, BudgetError, CompositionError
@@ -285,23 +286,8 @@ class Engine:
         targets = prediction.encode(continuation)
         if not targets:
             raise ArgumentError("continuation", continuation, "a text of at least one token")
-        before = prediction.prompt(tokens)
-        self._check_window([*before, *targets[:-1]], prediction.window)
-        logits = prefill(prediction, tokens, ledger, None)
-        logprobs, ranks = [], []
-        with ledger.stage("decode", "teacher_forced") as row:
-            for i, target in enumerate(targets):
-                scores = logits.log_softmax(-1)
-                logprobs.append(float(scores[target]))
-                ranks.append(int((scores > scores[target]).sum()))
-                if i + 1 < len(targets):
-                    logits = prediction.rows([target], Step((len(before) + i,), self.model.device))[0]
-                    prediction.accept([0])
-                    row.forward_passes += 1
-            row.tokens_in = row.tokens_out = len(targets)
-        row.counts = dict(prediction.counts)
-        account(ledger.row("attention"), row, prediction)
-        return Score(tuple(targets), len(tokens), tuple(logprobs), tuple(ranks), ledger)
+        self._check_window([*prediction.prompt(tokens), *targets[:-1]], prediction.window)
+        return teacher_forced(prediction, tokens, targets, ledger)
 
     # --- the stages of a request
 

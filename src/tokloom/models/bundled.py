@@ -68,7 +68,7 @@ def find(model: Bundled) -> tuple[Path, ...]:
         else:
             files.append(directory / inside)
             continue
-        raise ModelNotFoundError(f"name={model.name!r} can't be loaded: {problem}")
+        raise ModelNotFoundError(f"model={model.name!r} can't be loaded: {problem}")
     return tuple(files)
 
 
@@ -77,6 +77,6 @@ def unknown(name: str) -> ModelNotFoundError:
     near = difflib.get_close_matches(name.lower(), BUNDLED, n=1, cutoff=0.4)
     tail = f"Did you mean {near[0]!r}?" if near else "Bundled models: " + ", ".join(BUNDLED) + "."
     return ModelNotFoundError(
-        f"name={name!r} is no bundled model, directory or file. {tail}"
+        f"model={name!r} is no bundled model, directory or file. {tail}"
         ' A directory with config.json, a .gguf file or a hub id like "organisation/model" works too.'
     )

@@ -120,11 +120,11 @@ def _read_gguf(name: str, file: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if "architecture" in said and "supported" in said:
             raise UnsupportedModelError(
-                f"name={str(file)!r} can't be loaded: transformers can't read GGUF files of its architecture ({said})."
+                f"model={str(file)!r} can't be loaded: transformers can't read GGUF files of its architecture ({said})."
                 " Load the original checkpoint, as a directory or by its hub id."
             ) from error
         raise ModelNotFoundError(
-            f"name={str(file)!r} can't be loaded: it is no whole GGUF file of a language model ({said})."
+            f"model={str(file)!r} can't be loaded: it is no whole GGUF file of a language model ({said})."
             " Download it again, or load the original checkpoint as a directory."
         ) from error
     return model, tokenizer

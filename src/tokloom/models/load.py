@@ -31,7 +31,7 @@ _LOADING = threading.Lock()  # loading switches settings of transformers off and
 
 
 def load(
-    name: str | os.PathLike[str] = bundled.DEFAULT,
+    model: str | os.PathLike[str] = bundled.DEFAULT,
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -40,7 +40,7 @@ def load(
     """Loads a causal language model.
 
     Args:
-        name: a bundled model ("smollm2-135m", "gemma3-270m"; their packages must be installed), a
+        model: a bundled model ("smollm2-135m", "gemma3-270m"; their packages must be installed), a
             directory that transformers can load, a .gguf file, or a hub id such as "Qwen/Qwen3-0.6B".
             Only a hub id makes transformers use the network.
         dtype: "float32", "bfloat16" or "float16" (or short "fp32", "bf16", "fp16"), or a torch.dtype.
@@ -57,8 +57,8 @@ def load(
     Raises ModelNotFoundError, NotCausalLMError, UnsupportedModelError, or ArgumentError for a bad dtype, device or
     weights.
     """
-    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
-        raise ArgumentError("name", name, "a bundled model, a directory, a .gguf file or a hub id")
+    if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+        raise ArgumentError("model", model, "a bundled model, a directory, a .gguf file or a hub id")
     with quick_start(), _LOADING:
         from tokloom.models.gguf_blocks import read as read_blocks
         from tokloom.models.packed_linear import check_weights, pack
@@ -66,11 +66,11 @@ def load(
         place = _device(device)
         precision = _dtype(dtype, place)
         check_weights(weights, place)
-        shown = os.fspath(name)
+        shown = os.fspath(model)
         source, local = _resolve(shown)
         with quiet() if local else nullcontext():  # a download shows its progress
-            model, tokenizer = load_pretrained(shown, source, local=local, dtype=precision)
-            placed: Any = model
+            loaded, tokenizer = load_pretrained(shown, source, local=local, dtype=precision)
+            placed: Any = loaded
             placed = placed.to(place)
             blocks = read_blocks(Path(source)) if local else {}
             return LanguageModel(shown, placed, tokenizer, pack(placed, weights, blocks))
@@ -93,17 +93,17 @@ def _resolve(name: str) -> tuple[str, bool]:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ModelNotFoundError(
-                f"name={name!r} can't be loaded: it is a {path.suffix or 'file without a suffix'}, and of single files"
+                f"model={name!r} can't be loaded: it is a {path.suffix or 'file without a suffix'}, and of single files"
                 " only .gguf holds a whole model. Give the directory with its config.json and tokenizer instead."
             )
         return str(converted(Gguf(path.stem, (path,)))), True
     if path.suffix.lower() == ".gguf":
-        raise ModelNotFoundError(f"name={name!r} can't be loaded: there is no such file in {path.absolute().parent}.")
+        raise ModelNotFoundError(f"model={name!r} can't be loaded: there is no such file in {path.absolute().parent}.")
     if _HUB_ID.fullmatch(name):
         return name, False
     if "/" in name or os.sep in name:
         raise ModelNotFoundError(
-            f"name={name!r} can't be loaded: there is no such directory, and a hub id has the form"
+            f"model={name!r} can't be loaded: there is no such directory, and a hub id has the form"
             ' "organisation/model". Check the path, or load a bundled model: ' + ", ".join(bundled.BUNDLED) + "."
         )
     raise bundled.unknown(name)

@@ -61,7 +61,7 @@ def check_causal(shown: str, config: PreTrainedConfig) -> None:
     else:
         return
     raise NotCausalLMError(
-        f"name={shown!r} is not a causal language model: {problem}. Expected a decoder such as Llama, Qwen or"
+        f"model={shown!r} is not a causal language model: {problem}. Expected a decoder such as Llama, Qwen or"
         f" Gemma with an output head. {_BUNDLED_HINT}"
     )
 
@@ -70,7 +70,7 @@ def check_tokenizer(shown: str, tokenizer: Any) -> None:
     """Raises UnsupportedModelError unless the tokenizer has a backend whose tokens' bytes can be read."""
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(
-            f"name={shown!r} can't be used: its tokenizer, {type(tokenizer).__name__}, has no tokenizer.json."
+            f"model={shown!r} can't be used: its tokenizer, {type(tokenizer).__name__}, has no tokenizer.json."
             " Convert it once with transformers' convert_slow_tokenizer and save it beside the model."
         )
 
@@ -99,12 +99,12 @@ def read_weights(
     if unfit := sorted(info["mismatched_keys"]):
         name, stored, wanted = unfit[0]
         raise ModelNotFoundError(
-            f"name={shown!r} can't be loaded: {name} has shape {tuple(stored)} in its weights, but {tuple(wanted)} by"
+            f"model={shown!r} can't be loaded: {name} has shape {tuple(stored)} in its weights, but {tuple(wanted)} by"
             f" its config.json. Expected the config.json that was saved with these weights. {_BUNDLED_HINT}"
         )
     if missing := sorted(info["missing_keys"]):
         raise NotCausalLMError(
-            f"name={shown!r} is not a whole causal language model: its checkpoint lacks {len(missing)} tensors"
+            f"model={shown!r} is not a whole causal language model: its checkpoint lacks {len(missing)} tensors"
             f" ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}), which would be random."
             f" Save it from {type(model).__name__}. {_BUNDLED_HINT}"
         )
@@ -155,7 +155,7 @@ def _check_directory(shown: str, directory: Path) -> None:
         ggufs = sorted(directory.glob("*.gguf"))
         hint = f"It holds {ggufs[0].name}: pass that file, {str(ggufs[0])!r}." if ggufs else _BUNDLED_HINT
         raise ModelNotFoundError(
-            f"name={shown!r} can't be loaded: the directory has no config.json. Expected a model as transformers'"
+            f"model={shown!r} can't be loaded: the directory has no config.json. Expected a model as transformers'"
             f" save_pretrained writes it (config.json, model.safetensors, tokenizer.json). {hint}"
         )
 
@@ -171,7 +171,7 @@ def _attempt(shown: str, source: str, local: bool, part: str, action: Callable[[
         said = said if len(said) < 300 else said[:297] + "..."
         if part == "config" and "model type" in said:
             raise UnsupportedModelError(
-                f"name={shown!r} can't be loaded: the installed transformers doesn't know its architecture, and"
+                f"model={shown!r} can't be loaded: the installed transformers doesn't know its architecture, and"
                 f" tokloom runs no code from model repositories. transformers said: {said} {_BUNDLED_HINT}"
             ) from error
         if local:
@@ -184,5 +184,5 @@ def _attempt(shown: str, source: str, local: bool, part: str, action: Callable[[
                 " directory or .gguf file."
             )
         raise ModelNotFoundError(
-            f"name={shown!r} can't be loaded: {where}: {type(error).__name__}: {said} {hint} {_BUNDLED_HINT}"
+            f"model={shown!r} can't be loaded: {where}: {type(error).__name__}: {said} {hint} {_BUNDLED_HINT}"
         ) from error
