@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/replay.py answers.jsonl --spec-bench FILE [--drafters suffix_automaton prompt_lookup]
 
 Greedy text does not depend on the drafter, so that an answer that was written once can be drafted and verified again
-without the model. Figures are the same each time but for a last digit (a drafter rests by its own time), and a change to
-what is drafted shows as what it is, not as what the machine did meanwhile. Only for drafters that ask neither the model
-nor its logits; a drafter's own time, some 1 to 3% of a pass, is left out.
+without the model. Figures are the same each time but for a last digit (a drafter rests by its own time), and a change
+to what is drafted shows as what it is, not as what the machine did meanwhile. Only for drafters that ask neither the
+model nor its logits; a drafter's own time, some 1 to 3% of a pass, is left out.
 
 "kept": what a drafter learned is kept for the next answer; "fresh": it is not. "short": answers of up to 400 tokens.
 "least": the lowest gain of a single answer. "lost": passes that answers took beyond those of plain decoding, all that
