@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "attention_block.h"
+#include "buffer.h"
 
 namespace tokloom {
 namespace {
@@ -14,6 +15,16 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 const float* query_of(const AttentionCall& call, std::size_t head, std::size_t row) {
   return call.queries + head * call.query_head_stride + row * call.query_row_stride;
+}
+
+// The sum of those above 0, in parts that fill a register.
+float positive_sum(const float* from, std::size_t count) {
+  float parts[kWidest] = {};
+  std::size_t i = 0;
+  for (; i + kWidest <= count; i += kWidest)
+    for (std::size_t k = 0; k < kWidest; ++k) parts[k] += std::max(from[i + k], 0.0f);
+  for (; i < count; ++i) parts[i % kWidest] += std::max(from[i], 0.0f);
+  return std::accumulate(parts, parts + kWidest, 0.0f);
 }
 
 }  // namespace
@@ -27,7 +38,8 @@ struct LayerPlan::Pass {
   std::size_t among_heads = 1, among_width = 0;
   bool narrowed = false;
   std::vector<std::uint8_t> heard;  // what `scoring` makes
-  std::vector<float> queries, scores, further;
+  std::vector<float> queries;
+  Buffer scores, further;
 };
 
 // --- laying it out
@@ -183,8 +195,7 @@ void LayerPlan::run_route(const Step& step, const AttentionCall& call, Pass& pas
   ScoreCall score = scoring(step.index, call, pass);
   score.begin = 0;
   score.reduce = Reduce::each;
-  pass.scores.resize(call.heads * call.rows * score.count + 1);
-  score.out = pass.scores.data();
+  score.out = pass.scores.floats(call.heads * call.rows * score.count + 1);
   score_slots(score);
   std::vector<float> energies(call.heads);
   std::vector<std::size_t> order(call.heads);
@@ -192,8 +203,7 @@ void LayerPlan::run_route(const Step& step, const AttentionCall& call, Pass& pas
   for (std::size_t row = 0; row < call.rows; ++row) {
     for (std::size_t head = 0; head < call.heads; ++head) {
       const float* from = score.out + (head * call.rows + row) * score.count;
-      energies[head] = 0;
-      for (std::size_t i = 0; i < score.count; ++i) energies[head] += std::max(from[i], 0.0f);
+      energies[head] = positive_sum(from, score.count);
     }
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return energies[a] > energies[b]; });
@@ -249,13 +259,13 @@ void LayerPlan::run_tokens(const Step& step, const AttentionCall& call, Pass& pa
   const std::size_t size = tokens.size, last = static_cast<std::size_t>(pass.last);
   const auto least = static_cast<std::size_t>(*std::min_element(pass.ends.begin(), pass.ends.end()));
   const std::size_t whole = least / tokens.batch * tokens.batch, first = whole / size;
+  const float *whole_scores = nullptr, *further_scores = nullptr;
   std::size_t others = 0;
   std::vector<std::int32_t> all(call.rows, static_cast<std::int32_t>(first));
   if (whole) {
     ScoreCall score = scoring(step.index, call, pass);
     score.begin = 0, score.ends = all.data(), score.count = first;
-    pass.scores.resize(call.kv_heads * call.rows * first);
-    score.out = pass.scores.data();
+    whole_scores = score.out = pass.scores.floats(call.kv_heads * call.rows * first);
     score_slots(score);
   }
   if (last / size > first) {
@@ -266,8 +276,7 @@ void LayerPlan::run_tokens(const Step& step, const AttentionCall& call, Pass& pa
     score.keys = static_cast<const char*>(score.keys) + first * row_bytes(score.storage, score.width);
     for (std::int32_t& page : pass.pages) page -= static_cast<std::int32_t>(first);
     score.begin = 0, score.count = others;
-    pass.further.resize(call.kv_heads * call.rows * others);
-    score.out = pass.further.data();
+    further_scores = score.out = pass.further.floats(call.kv_heads * call.rows * others);
     score_slots(score);
   }
   const std::size_t k = std::min(step.budget, last);
@@ -277,10 +286,10 @@ void LayerPlan::run_tokens(const Step& step, const AttentionCall& call, Pass& pa
     for (std::size_t i = begin; i < end; ++i) {
       const std::size_t head = i / call.rows, row = i % call.rows, limit = static_cast<std::size_t>(pass.ends[row]);
       values.assign(last, -kInfinity);
-      const float* from = pass.scores.data() + i * first;
+      const float* from = whole_scores + i * first;
       const std::int64_t* page = tokens.page + head * tokens.page_stride;
       for (std::size_t t = 0; t < whole; ++t) values[t] = from[page[t]];
-      from = pass.further.data() + i * others;
+      from = further_scores + i * others;
       for (std::size_t p = 0; p < others; ++p) std::fill_n(values.data() + whole + p * size, size, from[p]);
       const float most = std::max(*std::max_element(values.begin(), values.end()), -1e30f);
       const std::size_t rest = std::max(limit / size * size, whole);  // an unfinished page is attended
@@ -298,8 +307,7 @@ void LayerPlan::run_clusters(const Step& step, const AttentionCall& call, Pass& 
   ScoreCall score = scoring(step.index, call, pass);
   const std::vector<std::int32_t> all(call.rows, static_cast<std::int32_t>(count));
   score.begin = 0, score.ends = all.data(), score.count = count;
-  pass.scores.resize(call.heads * call.rows * count);
-  score.out = pass.scores.data();
+  score.out = pass.scores.floats(call.heads * call.rows * count);
   score_slots(score);
   std::vector<std::uint8_t> kept(call.kv_heads * call.rows * count);
   std::vector<std::size_t> sizes(call.kv_heads * call.rows);

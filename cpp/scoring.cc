@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention_block.h"
+#include "buffer.h"
 #include "linear.h"
 
 namespace tokloom {
@@ -30,8 +31,9 @@ struct Unit {
 struct Plan {
   std::vector<Unit> units;
   std::vector<std::size_t> members;  // head * rows + row
-  std::vector<float> queries, raw, shifts;
-  std::vector<float> largest, sums;  // of mass, by member and block: the largest score and the sum of the exponentials
+  std::vector<float> queries, shifts;
+  Buffer raw;            // (heads, rows, places)
+  Buffer largest, sums;  // of mass, by member and block: the largest score and the sum of the exponentials
 };
 
 class Scoring {
@@ -50,14 +52,14 @@ class Scoring {
 
   void run() {
     lay_out();
-    plan_.raw.resize(call_.heads * call_.rows * places_);
+    raw_ = plan_.raw.floats(call_.heads * call_.rows * places_);
     blocks_ = divide_up(places_, kBlock);
     const std::size_t blocks = blocks_, work = plan_.members.size() * places_ * call_.width;
     threads_ = work < kSmallWork ? 1 : call_.threads;
     if (places_ == 0) return;
     if (call_.reduce == Reduce::mass) {
-      plan_.largest.resize(call_.heads * call_.rows * blocks);
-      plan_.sums.resize(call_.heads * call_.rows * blocks);
+      largest_ = plan_.largest.floats(call_.heads * call_.rows * blocks);
+      sums_ = plan_.sums.floats(call_.heads * call_.rows * blocks);
     }
     call_.split(plan_.units.size() * blocks, 1, threads_, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i) compute(plan_.units[i / blocks], i % blocks);
@@ -159,7 +161,7 @@ class Scoring {
       const std::size_t member = plan_.members[unit.first + i];
       const auto [first, last] = visible(member % call_.rows, at, n);
       float* from = block.scores + i * stride;
-      float* to = plan_.raw.data() + member * places_ + at;
+      float* to = raw_ + member * places_ + at;
       if (index) {
         if (const std::size_t row = member % call_.rows; row != of) {  // the heads of a row have them in common
           of = row, forbidden = 0;
@@ -173,8 +175,8 @@ class Scoring {
       std::fill(from, from + first, -kInfinity);
       std::fill(from + last, from + n, -kInfinity);
       if (call_.reduce == Reduce::mass) {
-        float& sum = plan_.sums[member * blocks_ + number];
-        plan_.largest[member * blocks_ + number] = kernels_.masses(from, n, to, &sum);
+        float& sum = sums_[member * blocks_ + number];
+        largest_[member * blocks_ + number] = kernels_.masses(from, n, to, &sum);
       } else {
         std::copy(from, from + n, to);
       }
@@ -195,8 +197,8 @@ class Scoring {
 
   // Makes of each block's sum the factor that its exponentials are multiplied by.
   void normalize(std::size_t member) {
-    const float* largest = plan_.largest.data() + member * blocks_;
-    float* sums = plan_.sums.data() + member * blocks_;
+    const float* largest = largest_ + member * blocks_;
+    float* sums = sums_ + member * blocks_;
     const float most = *std::max_element(largest, largest + blocks_);
     double sum = 0;
     for (std::size_t i = 0; i < blocks_; ++i)
@@ -214,9 +216,9 @@ class Scoring {
     for (std::size_t h = first; h < last; ++h) {
       if (!used(h, row)) continue;
       const std::size_t member = h * call_.rows + row;
-      const float* from = plan_.raw.data() + member * places_;
+      const float* from = raw_ + member * places_;
       if (call_.reduce == Reduce::mass) {
-        const float factor = plan_.sums[member * blocks_ + begin / kBlock];
+        const float factor = sums_[member * blocks_ + begin / kBlock];
         kernels_.scale(from + begin, end - begin, factor, any ? nullptr : out + begin, any ? out + begin : nullptr);
       } else if (!any) {
         std::copy(from + begin, from + end, out + begin);
@@ -246,6 +248,7 @@ class Scoring {
   void (*block_)(const AttentionBlock&);
   std::size_t places_, padded_, group_, row_bytes_, blocks_ = 0;
   std::size_t following_[kBlock];  // offsets of slots that follow each other
+  float *raw_ = nullptr, *largest_ = nullptr, *sums_ = nullptr;  // of the plan; this thread's, others write to them
   int threads_ = 1;
 };
 

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <vector>
 
 #include "attention_block.h"
+#include "buffer.h"
 
 namespace tokloom {
 namespace {
@@ -25,38 +27,45 @@ std::uint32_t rank_of(float x) {
 
 void choose_all(const float* scores, std::size_t width, std::size_t k, std::int64_t* out) {
   static thread_local std::vector<std::uint32_t> ranks, border;
-  constexpr std::size_t kBins = 1 << 11;
-  std::uint32_t counts[kBins] = {};
+  constexpr std::uint32_t kBins = 1 << 11;
   ranks.resize(width);
+  std::uint32_t most = 0, least = std::numeric_limits<std::uint32_t>::max();
   std::size_t finite = 0;
   for (std::size_t i = 0; i < width; ++i) {
-    ranks[i] = rank_of(scores[i]);
-    ++counts[ranks[i] >> 21];
-    finite += ranks[i] != 0;
+    const std::uint32_t rank = rank_of(scores[i]);
+    ranks[i] = rank;
+    finite += rank != 0;
+    most = std::max(most, rank);
+    least = std::min(least, rank - 1);  // of 0, which is no score, the largest number
   }
   const std::size_t wanted = std::min(k, finite);
   std::fill(out + wanted, out + k, -1);
   if (wanted == 0) return;
-  std::size_t bin = kBins - 1, above = 0;
+  // Bins over the scores' own span: few share the border's.
+  ++least;
+  int shift = 0;
+  while ((most - least) >> shift >= kBins) ++shift;
+  std::uint32_t counts[kBins] = {};
+  const auto bin_of = [&](std::uint32_t rank) { return (rank - least) >> shift; };
+  for (std::size_t i = 0; i < width; ++i)
+    if (ranks[i]) ++counts[bin_of(ranks[i])];
+  std::uint32_t bin = bin_of(most);
+  std::size_t above = 0;
   while (above + counts[bin] < wanted) above += counts[bin--];
   // Within the border's bin the place of the last one that is taken decides.
   border.clear();
   for (std::size_t i = 0; i < width; ++i)
-    if (ranks[i] >> 21 == bin && ranks[i]) border.push_back(ranks[i]);
-  const std::size_t place = wanted - above - 1;
-  std::nth_element(border.begin(), border.begin() + static_cast<std::ptrdiff_t>(place), border.end(),
-                   [](std::uint32_t a, std::uint32_t b) { return a > b; });
-  const std::uint32_t least = border[place];
-  std::size_t higher = 0;
-  for (std::size_t i = 0; i < width; ++i) higher += ranks[i] > least;
-  std::size_t equal = wanted - higher, n = 0;
-  for (std::size_t i = 0; i < width && n < wanted; ++i) {
-    if (ranks[i] > least) {
-      out[n++] = static_cast<std::int64_t>(i);
-    } else if (ranks[i] == least && equal) {
-      out[n++] = static_cast<std::int64_t>(i);
-      --equal;
-    }
+    if (ranks[i] && bin_of(ranks[i]) == bin) border.push_back(ranks[i]);
+  const auto place = static_cast<std::ptrdiff_t>(wanted - above - 1);
+  std::nth_element(border.begin(), border.begin() + place, border.end(), std::greater<>());
+  const std::uint32_t last = border[static_cast<std::size_t>(place)];
+  const auto higher = above + static_cast<std::size_t>(std::count_if(border.begin(), border.end(), [=](auto rank) { return rank > last; }));
+  std::size_t equal = wanted - higher;
+  for (std::size_t i = 0, n = 0; n < wanted; ++i) {  // without branches, which nothing could foresee
+    const bool same = ranks[i] == last && equal;
+    out[n] = static_cast<std::int64_t>(i);
+    n += same || ranks[i] > last;
+    equal -= same;
   }
 }
 
@@ -81,7 +90,7 @@ void choose_row(const float* scores, std::size_t width, std::size_t k, std::int6
   const float border = border_of(scores, width, k);
   std::size_t count = 0;
   if (border > -kInfinity) {
-    places.resize(width + kWidest);
+    if (places.size() < width + kWidest) places.resize(width + kWidest);
     count = attention_kernels().at_least(scores, width, border, places.data());
   }
   if (count < k || count == 0) return choose_all(scores, width, k, out);
@@ -177,12 +186,11 @@ void share_out(const ChooseCall& call, const float* scores, std::size_t width, s
 }  // namespace
 
 void choose_slots(const ChooseCall& call) {
-  static thread_local std::vector<float> held;
+  static thread_local Buffer held;
   static thread_local std::vector<std::int32_t> counts;
   ScoreCall score = call.score;
   const std::size_t width = score.index ? score.chosen : score.count, results = score.results();
-  held.resize(results * score.rows * width + 1);
-  float* const scores = held.data();  // of this thread; others write to it too
+  float* const scores = held.floats(results * score.rows * width + 1);  // of this thread; others write to it too
   score.out = scores;
   score_slots(score);
   ChooseCall each = call;

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.attention.selecting import best, calibration, check, grouped, votes
+from tests.attention.selecting import best, calibration, check, grouped, in_int8, votes
 from tests.attention.test_fasa import of_all_chunks
 from tests.attention.test_key_scores import of_rounded
 from tests.attention.test_select import LEFT, POLICY, exact
@@ -18,11 +18,11 @@ from tokloom.models.language_model import LanguageModel
 
 
 def surviving(queries, keys, candidates, block: int, ratio: float) -> list[int]:  # type: ignore[no-untyped-def]
-    """The candidates in blocks that survive: first, last, and those of the largest sum of softmaxes of mean keys."""
+    """The candidates in blocks that survive: first, last, and those of the largest sum of softmaxes of rounded means."""
     end = candidates[-1] + 1
     first, full = candidates[0] // block, end // block
     width = full + 1
-    means = {i: keys[i * block : (i + 1) * block].mean(0) for i in range(first, full)}
+    means = {i: in_int8(keys[i * block : (i + 1) * block].mean(0)) for i in range(first, full)}
     scores = dict.fromkeys(means, 0.0)
     for q in queries:
         raw = torch.stack([q @ means[i] for i in means]) * 0.25

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.attention.selecting import best, check, votes
+from tests.attention.selecting import best, check, in_int8, votes
 from tests.attention.test_select import LEFT, POLICY
 from tokloom.attention.misa import Misa
 from tokloom.models.language_model import LanguageModel
@@ -16,7 +16,7 @@ def routed(queries, keys, candidates, active: int, block: int) -> list[int]:  # 
     energies = {}
     for h, q in enumerate(queries):
         blocks = range((candidates[-1] + 1) // block)
-        raw = [float(q @ keys[h, b * block : (b + 1) * block].mean(0)) for b in blocks]
+        raw = [float(q @ in_int8(keys[h, b * block : (b + 1) * block].mean(0))) for b in blocks]
         energies[h] = sum(max(0.0, r) for r in raw) / len(raw)
     return best(energies, active)
 

@@ -16,7 +16,7 @@ Effect: the paper keeps full accuracy with 256 tokens and a quarter of the frequ
     number (one number of four, 10 examples): 0.17 with 8 of 128 chunks, 0.51 with 32 of them, 0.69 with figures in the
     calibration text, 0.94 with look-ups for queries, and 1.03 with chunks by query head. With 768 of 7,680 slots a
     token took 15 ms and 25 densely, with 8 chunks 14 (two threads; 12 chunks, whose 24 dimensions fill no whole
-    registers, 19); attention alone, over 32,768 keys, 27 ms and 82 densely.
+    registers, 19); attention alone, over 32,768 keys, 19 ms and 83 densely.
 Differs: chunks are chosen per KV head, since its query heads share the keys: each one's best, then each one's second,
     until there are `chunks`. So are tokens, by the sum of the heads' softmaxes. The chosen dimensions are copied
     together, without their mean in the calibration text, in int8 with a scale for each key: half of the chunks take 36

@@ -9,13 +9,14 @@ Effect: the paper finds over 92% of the full indexer's tokens with an eighth of 
     of a book, recall of the dense top-k is 0.55 (0.08 at random; layers, heads and four tokens together), and digits of
     one needle at 96 of 960 slots are right in 1.00 (dense 1.00; 16 examples), with 3 of 9 heads alone. With 768 of
     7,680 slots a token took 16 ms, with the second rating 20, and 29 to 30 densely (two threads); attention alone, over
-    32,768 keys, 39 ms without it and 108 densely: three heads may need the keys of three KV heads. Several needles want
+    32,768 keys, 24 ms with it and 94 densely: three heads may need the keys of three KV heads. Several needles want
     the second rating: SmolLM2-135M keeps 0.82 / 0.87 of the digits that dense attention ranks first (96 of 960 slots, 8
     examples each; one number of four / three numbers) without, 0.96 / 0.94 with twice as many candidates as slots, 1.00
     / 0.98 with three times as many. On 8 others: SmolLM2-135M 1.00 / 0.94 (0.90 / 0.83 without), Gemma-3-270M 1.04 /
     1.00.
 Differs: the heads are the attention's own query heads (TokenSelect's vote) in place of DeepSeek's gated indexer heads,
-    so that scores are softmaxes and the router has no gates. They are over an int8 copy of the keys (`index`).
+    so that scores are softmaxes and the router has no gates. They are over an int8 copy of the keys (`index`),
+    and the router's means are in int8 too.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class RoutedHeads(Scorer):
     def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
         if narrowed:
             return index_by(layer, span, self.index, shared=False)
-        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last, "int8")
         plan.route(index.lowered(1.0), self.active)
         rated = index_by(layer, span, self.index, shared=True)
         if self.enlarge > 1:
@@ -76,7 +77,7 @@ class RoutedHeads(Scorer):
         batch, heads, rows, width = queries.shape
         if self.active >= heads:
             return None
-        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last, "int8")
         full = span.ends // self.block
         means = index.entries.rows()[:, :, : int(full.max())]
         grouped = queries.float().view(batch, means.shape[1], -1, rows, width)
