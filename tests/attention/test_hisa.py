@@ -18,7 +18,7 @@ from tokloom.models.language_model import LanguageModel
 
 
 def surviving(queries, keys, candidates, block: int, ratio: float) -> list[int]:  # type: ignore[no-untyped-def]
-    """The candidates in blocks that survive: first, last, and those of the largest sum of softmaxes of rounded means."""
+    """The candidates in blocks that survive: first, last, and those of the largest sum of softmaxes (means rounded)."""
     end = candidates[-1] + 1
     first, full = candidates[0] // block, end // block
     width = full + 1
