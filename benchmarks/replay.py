@@ -104,8 +104,10 @@ def main() -> None:
     found: dict[str, Recorded] = {}
     for path in args.answers:
         for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-            if line["method"] == PLAIN and len(line["tokens"]) > 1:
+            if line["method"] == PLAIN and len(line["tokens"]) > 1 and line["case"] in questions:
                 found.setdefault(line["case"], Recorded(questions[line["case"]], line["tokens"]))
+    if not found:
+        parser.error(f"no answers of {PLAIN!r} to questions of {args.spec_bench}: see the commands above")
     costs = CostCurve({int(rows): float(cost) for rows, cost in (each.split(":") for each in args.costs.split(","))})
     table = Table(title=f"{len(found)} answers, gain over plain decoding", pad_edge=False)
     for column in ("drafter", "learned", "all", "long", "short", "least", "lost", "a pass"):

@@ -59,8 +59,8 @@ void choose_all(const float* scores, std::size_t width, std::size_t k, std::int6
   const auto place = static_cast<std::ptrdiff_t>(wanted - above - 1);
   std::nth_element(border.begin(), border.begin() + place, border.end(), std::greater<>());
   const std::uint32_t last = border[static_cast<std::size_t>(place)];
-  const auto higher = above + static_cast<std::size_t>(std::count_if(border.begin(), border.end(), [=](auto rank) { return rank > last; }));
-  std::size_t equal = wanted - higher;
+  const auto higher = std::count_if(border.begin(), border.end(), [=](std::uint32_t rank) { return rank > last; });
+  std::size_t equal = wanted - above - static_cast<std::size_t>(higher);
   for (std::size_t i = 0, n = 0; n < wanted; ++i) {  // without branches, which nothing could foresee
     const bool same = ranks[i] == last && equal;
     out[n] = static_cast<std::int64_t>(i);

@@ -33,7 +33,7 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.fasa import sample
-from tokloom.attention.page_index import PageIndex, mean, score_pages
+from tokloom.attention.page_index import PageIndex, score_pages
 from tokloom.attention.scores import Scores, Span
 from tokloom.attention.selection import Selecting
 from tokloom.attention.selection_parts import (
@@ -63,11 +63,11 @@ class MeanBlocks(Scorer):
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
     ) -> Scores:
-        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+        index = PageIndex.of_means(layer, self.block, span.last)
         return score_pages(layer, queries.float(), span, index)
 
     def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
-        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last)
+        index = PageIndex.of_means(layer, self.block, span.last)
         return index.lowered(layer.width**-0.5)
 
 

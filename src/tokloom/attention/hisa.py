@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 
 from tokloom import registry
-from tokloom.attention.page_index import PageIndex, mean, score_pages
+from tokloom.attention.page_index import PageIndex, score_pages
 from tokloom.attention.scores import Scores, Span
 from tokloom.attention.selection import Selecting
 from tokloom.attention.selection_parts import Scorer, best_slots
@@ -69,13 +69,13 @@ class Hierarchical(Scorer):
 
     def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
         if not narrowed:
-            index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last, "int8")
+            index = PageIndex.of_means(layer, self.block, span.last, "int8")
             plan.narrow(index.lowered(layer.width**-0.5, first=True), budget, self.ratio)
         return self.host.lower(layer, plan, span, budget, narrowed=layer.kv_heads > 1)
 
     def candidates(self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int) -> torch.Tensor:
         """The tokens of the surviving blocks."""
-        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last, "int8")
+        index = PageIndex.of_means(layer, self.block, span.last, "int8")
         blocks = score_pages(layer, queries.float(), span, index, first=True)
         key = ("surviving", self.block, self.ratio, budget, id(span))
         shared = layer.step.shared

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.key_scores import Source, index_by, scores_by
-from tokloom.attention.page_index import PageIndex, mean
+from tokloom.attention.page_index import PageIndex
 from tokloom.attention.scores import Scores, Span
 from tokloom.attention.selection import Selecting
 from tokloom.attention.selection_parts import Scorer, best_slots
@@ -65,7 +65,7 @@ class RoutedHeads(Scorer):
     def lower(self, layer: KVLayer, plan: LayerPlan, span: Span, budget: int, narrowed: bool = False) -> Index | None:
         if narrowed:
             return index_by(layer, span, self.index, shared=False)
-        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last, "int8")
+        index = PageIndex.of_means(layer, self.block, span.last, "int8")
         plan.route(index.lowered(1.0), self.active)
         rated = index_by(layer, span, self.index, shared=True)
         if self.enlarge > 1:
@@ -77,7 +77,7 @@ class RoutedHeads(Scorer):
         batch, heads, rows, width = queries.shape
         if self.active >= heads:
             return None
-        index = PageIndex.of(layer, f"means of {self.block}", self.block, mean, span.last, "int8")
+        index = PageIndex.of_means(layer, self.block, span.last, "int8")
         full = span.ends // self.block
         means = index.entries.rows()[:, :, : int(full.max())]
         grouped = queries.float().view(batch, means.shape[1], -1, rows, width)

@@ -43,6 +43,11 @@ class PageIndex:
         index._extend(layer, span)
         return index
 
+    @classmethod
+    def of_means(cls, layer: KVLayer, size: int, span: int, precision: str = "fp32") -> Self:
+        """The layer's index of the mean keys of blocks of `size` slots; see `of`."""
+        return cls.of(layer, f"means of {size}, {precision}", size, mean, span, precision)
+
     @property
     def entries(self) -> Entries:
         """`count` of them; a view."""

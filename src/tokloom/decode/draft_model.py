@@ -105,7 +105,9 @@ class DraftModelState(SourceState, DraftState):
         alike = self.same and own
         text = list(request.tokens) if alike else translate(request.tokens, vocabulary, self.draft)
         begun = b"" if own else self._taken_back(text)
-        depth = min(self.options.depth, request.limit, *((request.depth,) if own else ()))
+        depth = min(self.options.depth, request.limit)
+        if own:  # the request's depth is in its own tokens
+            depth = min(depth, request.depth)
         if not text or len(text) + depth > self.draft.window:
             return DraftTree()
         drafted, chances, kinds = self._chain(text, depth, begun)
