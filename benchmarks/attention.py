@@ -27,12 +27,12 @@ from typing import Any
 import torch
 
 import tokloom
-from tokloom.attention.kv_store import KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.compare.placement import Contender, contenders
 from tokloom.engine.forward import forward, new_store
 from tokloom.engine.host import Host
 from tokloom.errors import TokloomError
+from tokloom.kv.store import KVStore, Step
 from tokloom.spec import split_specs
 
 TEXT = Path(__file__).parent.parent / "src" / "tokloom" / "evaluate" / "data" / "haystack.txt"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 import tokloom
-from tokloom.decode.choices import Choices
+from tokloom.methods.decode.choices import Choices
 
 CALLS = 1000
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 import tokloom
-from tokloom.attention.dense import Dense
-from tokloom.attention.kv_store import Step
-from tokloom.decode.datastore import Datastore, build, neighbour_distribution, place
-from tokloom.decode.knn_lm import mix
 from tokloom.engine.host import Host
+from tokloom.kv.store import Step
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.decode._datastore import Datastore, build, neighbour_distribution, place
+from tokloom.methods.decode.knn_lm import mix
 from tokloom.models.language_model import LanguageModel
 
 WINDOW, OVERLAP, K = 512, 128, 1024

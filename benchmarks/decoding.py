@@ -34,16 +34,16 @@ import torch
 
 import tokloom
 from tokloom import Engine, Sampling
-from tokloom.decode.json_schema import JsonSchema
-from tokloom.decode.stage import Matcher
+from tokloom.decode.constraint import Matcher
 from tokloom.errors import TokloomError
-from tokloom.evaluate.llama_cpp import LlamaCpp
 from tokloom.evaluate.peer import Answer, Peer, Session
-from tokloom.evaluate.spec_bench import read
-from tokloom.evaluate.transformers_generate import TransformersGenerate
 from tokloom.grammar.matcher import GrammarMatcher
+from tokloom.methods.decode.json_schema import JsonSchema
+from tokloom.methods.evaluate.llama_cpp import LlamaCpp
+from tokloom.methods.evaluate.spec_bench import read
+from tokloom.methods.evaluate.transformers_generate import TransformersGenerate
 from tokloom.models.language_model import LanguageModel
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 BOOK = Path(__file__).parent.parent / "examples" / "alice_in_wonderland.txt"
 REPETITIVE = [

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from tokloom import Engine, load
-from tokloom.decode.entropy_adaptive import EntropyAdaptive
+from tokloom.methods.decode.entropy_adaptive import EntropyAdaptive
 
 
 def main() -> None:

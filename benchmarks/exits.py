@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import tokloom
-from tokloom.decode.exit_heads import fit
-from tokloom.decode.s2d import S2D
+from tokloom.methods.decode._exit_heads import fit
+from tokloom.methods.decode.s2d import S2D
 
 
 def speed(engine: tokloom.Engine, prompts: list[str], tokens: int) -> tuple[float, dict[str, int]]:

@@ -61,9 +61,9 @@ def tokloom_child(model: str, weights: str, kv: str | None) -> None:
     import transformers.models.auto.modeling_auto  # noqa: F401 - not part of loading a model
 
     import tokloom
-    from tokloom.attention.dense import Dense
-    from tokloom.attention.kv_store import Step
     from tokloom.engine.forward import forward, new_store, prefill
+    from tokloom.kv.store import Step
+    from tokloom.methods.attention.dense import Dense
     from tokloom.models.packed_linear import PackedLinear
 
     start = time.perf_counter()

@@ -11,9 +11,9 @@ import argparse
 import re
 
 import tokloom
-from tokloom.attention.dense import Dense
-from tokloom.decode.key_navigation import KeyNavigation
 from tokloom.engine.host import Host
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.decode.key_navigation import KeyNavigation
 
 QUESTIONS = {
     "The months of the year": "january february march april may june july august september october "

@@ -129,8 +129,8 @@ def main() -> None:
         parser.error("--python is needed: see the commands above")
 
     import tokloom
-    from tokloom.evaluate.needle import Needle
-    from tokloom.evaluate.perplexity import Perplexity
+    from tokloom.methods.evaluate.needle import Needle
+    from tokloom.methods.evaluate.perplexity import Perplexity
     from tokloom.models.bundled import BUNDLED, find
     from tokloom.models.convert import Gguf, converted
 

@@ -27,13 +27,13 @@ from rich.table import Table
 
 import tokloom
 from tokloom import LanguageModel, registry
-from tokloom.attention.dense import Dense
-from tokloom.decode.stage import Drafter, Verified
-from tokloom.engine.cost_curve import CostCurve, LiveCurve
-from tokloom.engine.drafting import Drafting
+from tokloom.decode.drafter import Drafter, Verified
 from tokloom.engine.host import Host
 from tokloom.engine.prediction import PlainPrediction
-from tokloom.evaluate.spec_bench import read
+from tokloom.engine.speculation.cost_curve import CostCurve, LiveCurve
+from tokloom.engine.speculation.drafting import Drafting
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.evaluate.spec_bench import read
 
 COSTS = "1:1,2:1.36,4:1.9,6:2.1,8:2.2,12:2.85,16:3.5,24:4.9,32:6.3,48:9,64:11.8"
 PLAIN = "tokloom plain"

@@ -14,10 +14,10 @@ from importlib.resources import files
 import torch
 
 import tokloom
-from tokloom.attention.dense import Dense
-from tokloom.attention.giraffe import Giraffe
-from tokloom.attention.kv_store import Step
 from tokloom.engine.forward import forward, new_store
+from tokloom.kv.store import Step
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.attention.giraffe import Giraffe
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.rotary import with_rotary
 

@@ -24,11 +24,11 @@ import torch
 
 import tokloom
 from tokloom import registry
-from tokloom.attention.kv_layer import KVLayer
-from tokloom.attention.selection import Selecting
-from tokloom.attention.stage import AttentionPolicy
-from tokloom.attention.step import Step
+from tokloom.attention.policy import AttentionPolicy
+from tokloom.attention.selection.selecting import Selecting
 from tokloom.engine.forward import calibrated, new_store, prefill
+from tokloom.kv.layer import KVLayer
+from tokloom.kv.step import Step
 
 TEXT = Path(__file__).parent.parent / "src" / "tokloom" / "evaluate" / "data" / "haystack.txt"
 METHODS = (

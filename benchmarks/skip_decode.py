@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 import tokloom
-from tokloom.attention.dense import Dense
-from tokloom.attention.kv_store import Step
-from tokloom.decode.skip_decode import SkipDecode
 from tokloom.engine.host import Host
+from tokloom.kv.store import Step
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.decode.skip_decode import SkipDecode
 
 
 def main() -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Document, Engine, Sampling, registry
-from tokloom.decode.stage import Prepared, gives
+from tokloom.decode.prediction import gives
 from tokloom.errors import CompositionError, SpecError
 from tokloom.models.language_model import LanguageModel
+from tokloom.prepared import Prepared
 from tokloom.spec import parse_spec
 
 NAMES = registry.names()

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 
 from tokloom import registry
-from tokloom.attention.selection import Selecting
+from tokloom.attention.selection.selecting import Selecting
 from tokloom.card import read_card
-from tokloom.decode.stage import Predictor
+from tokloom.decode.prediction import Predictor
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 from tokloom.registry import build, card, make, method, names, spec_of
 from tokloom.spec import format_spec, parse_spec, split_specs
@@ -375,7 +375,7 @@ Shapes: none.
 Effect: Nothing is left.
 """
 import sys
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.registry import method
 
 sys.outside_was_imported = True
@@ -409,7 +409,7 @@ def test_a_method_of_another_package_is_listed_and_built_like_a_bundled_one(tmp_
     done = python(
         """
         from tokloom import registry
-        from tokloom.attention.stage import AttentionPolicy
+        from tokloom.attention.policy import AttentionPolicy
         card = registry.card("drop_all")
         assert (card.stage, card.arxiv, card.paper) == ("attention", "2501.00001", None)
         policy = registry.build("drop_all:budget=9", AttentionPolicy, "attention")
@@ -430,7 +430,7 @@ def test_a_method_of_another_package_is_listed_and_built_like_a_bundled_one(tmp_
 @pytest.mark.parametrize(
     ("name", "source", "value", "complaint"),
     [
-        ("dense", OUTSIDE, None, "a name that tokloom.attention.dense has not taken"),
+        ("dense", OUTSIDE, None, "a name that tokloom.methods.attention.dense has not taken"),
         ("drop_all", OUTSIDE, "no_such_package.module", "a module that can be imported"),
         ("drop_all", "x = 1\n", None, "a module with a class under @method(stage=...)"),
     ],

@@ -11,7 +11,7 @@ from tokloom.errors import TokloomError
 from tokloom.grammar.compiled import CompiledGrammar, compile_expression
 from tokloom.grammar.gbnf import parse_gbnf
 from tokloom.grammar.json_schema import from_json_schema
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 
 class _Session(Session):

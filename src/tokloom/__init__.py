@@ -19,13 +19,13 @@ _EXPORTS = {
     "Engine": "tokloom.engine.engine",
     "Result": "tokloom.engine.request",
     "Sampling": "tokloom.engine.request",
-    "Document": "tokloom.context.stage",
+    "Document": "tokloom.context.selector",
     "TokloomError": "tokloom.errors",
 }
 __all__ = ["Document", "Engine", "LanguageModel", "Result", "Sampling", "TokloomError", "__version__", "load"]
 
 if TYPE_CHECKING:
-    from tokloom.context.stage import Document
+    from tokloom.context.selector import Document
     from tokloom.engine.engine import Engine
     from tokloom.engine.request import Result, Sampling
     from tokloom.errors import TokloomError

@@ -169,7 +169,7 @@ def read_card(path: Path, module: str) -> Card | None:
     paper = " ".join(sections.get("Paper", "").split())
     match = _PAPER.match(paper)
     return Card(
-        name=path.stem,
+        name=module.rpartition(".")[2],
         stage=stage,
         kind=ast.unparse(node.bases[-1]).rpartition(".")[2] if node.bases else "",
         summary=summary,

@@ -85,8 +85,9 @@ def cards() -> dict[str, Card]:
         found[card.name] = card
 
     for stage in STAGES:
-        for path in sorted((root / stage).glob("*.py")):
-            add(read_card(path, f"tokloom.{stage}.{path.stem}"))
+        for path in _method_files(root / "methods" / stage):
+            name = path.parent.name if path.name == "__init__.py" else path.stem
+            add(read_card(path, f"tokloom.methods.{stage}.{name}"))
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
             spec = importlib.util.find_spec(entry.module)
@@ -109,6 +110,12 @@ def cards() -> dict[str, Card]:
             )
         add(found_card)
     return dict(sorted(found.items(), key=lambda item: (STAGES.index(item[1].stage), item[0])))
+
+
+def _method_files(folder: Path) -> list[Path]:
+    """The files of a stage that hold a method; a long one is a folder, whose `__init__.py` has the class."""
+    found = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
+    return sorted(path for path in found if not path.name.startswith("_") or path.parent != folder)
 
 
 def names(stage: str | None = None) -> list[str]:

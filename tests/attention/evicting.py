@@ -10,8 +10,8 @@ from transformers import AttentionInterface
 
 from tests.attention.test_attend import reference_logits, step_at
 from tokloom.attention.eviction import Evicting
-from tokloom.attention.kv_store import KVStore, Step
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVStore, Step
 from tokloom.models.language_model import LanguageModel
 
 

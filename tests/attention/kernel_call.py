@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tokloom import _core
-from tokloom.attention.precision import PRECISIONS
+from tokloom.kv.precision import PRECISIONS
 
 
 @dataclass

@@ -9,10 +9,10 @@ import torch
 
 from tests.attention import reference
 from tests.attention.test_attend import reference_logits, some_tokens, step_at
-from tokloom.attention.kv_store import KVStore, Step
-from tokloom.attention.selection import Selecting
-from tokloom.attention.stage import AttentionPolicy, Calibration
+from tokloom.attention.policy import AttentionPolicy, Calibration
+from tokloom.attention.selection.selecting import Selecting
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVStore, Step
 from tokloom.models.language_model import LanguageModel
 
 PROMPT, END = 46, 58

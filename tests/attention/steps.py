@@ -8,9 +8,9 @@ import torch
 
 from tests.attention import reference
 from tests.attention.test_attend import reference_logits, some_tokens, step_at
-from tokloom.attention.kv_store import KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVStore, Step
 from tokloom.models.language_model import LanguageModel
 
 Visible = Callable[[int, int, torch.Tensor, torch.Tensor], set[int]]

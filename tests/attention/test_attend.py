@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokloom.attention.attend import attention_weights
-from tokloom.attention.dense import Dense
-from tokloom.attention.kv_store import Step
 from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.errors import UnsupportedModelError
+from tokloom.kv.store import Step
+from tokloom.methods.attention.dense import Dense
 from tokloom.models.language_model import LanguageModel
 
 FAMILIES = ("tiny_llama", "tiny_gemma3", "tiny_qwen3")

@@ -11,13 +11,13 @@ import torch
 
 from tests import tiny_models
 from tokloom.attention.calibration import code_of
-from tokloom.attention.fasa import DominantChunks, Fasa
-from tokloom.attention.stage import AttentionPolicy, Calibration
+from tokloom.attention.policy import AttentionPolicy, Calibration
 from tokloom.engine.forward import calibrated
+from tokloom.methods.attention.fasa import DominantChunks, Fasa
 from tokloom.models.language_model import LanguageModel
 
 MODULE = """
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 
 class Elsewhere(AttentionPolicy):
     name = "elsewhere"

@@ -10,8 +10,8 @@ from tests.attention.test_ragged import shared
 from tests.engine.test_together import POLICIES
 from tokloom.attention import flex
 from tokloom.attention.attend import attention_weights
-from tokloom.attention.kv_store import Step
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import Step
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 

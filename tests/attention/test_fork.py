@@ -7,10 +7,10 @@ import torch
 
 from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_ragged import VARIANTS, Ragged, filled, shared
-from tokloom.attention.dense import Dense
-from tokloom.attention.h2o import H2O
-from tokloom.attention.kv_store import KVStore, Step
 from tokloom.engine.forward import forward
+from tokloom.kv.store import KVStore, Step
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.attention.h2o import H2O
 
 POLICIES = [Dense(), Ragged(), H2O(budget=24, interval=4)]
 

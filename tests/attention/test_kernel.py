@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.attention.kernel_call import Case, expected, run
 from tokloom import _core
-from tokloom.attention.precision import PRECISIONS
+from tokloom.kv.precision import PRECISIONS
 
 STORAGES = ("fp32", "bf16", "int8", "int4")
 # The reference has what is stored, so that no storage needs more than what float32 sums lose.
@@ -268,7 +268,7 @@ import torch
 from tests.attention.kernel_call import run
 from tests.attention.test_kernel import build, check, tree
 from tokloom import _core
-from tokloom.attention.precision import PRECISIONS
+from tokloom.kv.precision import PRECISIONS
 outs = []
 for storage in ("fp32", "bf16", "int8", "int4"):
     for rows, group, width in ((1, 1, 64), (1, 3, 72), (3, 1, 20), (16, 3, 64), (5, 8, 128)):

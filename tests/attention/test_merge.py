@@ -7,8 +7,8 @@ import torch
 
 from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_ragged import Ragged, filled, shared
-from tokloom.attention.kv_store import KVLayer
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVLayer
 
 
 class Averaging(Ragged):

@@ -7,10 +7,10 @@ import pytest
 from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_ragged import shared
 from tests.test_every_method import POLICIES, policy
-from tokloom.attention.kv_store import KVStore, Step
-from tokloom.attention.snap_kv import SnapKV
-from tokloom.attention.stage import UNLIMITED
+from tokloom.attention.policy import UNLIMITED
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVStore, Step
+from tokloom.methods.attention.snap_kv import SnapKV
 
 CHUNK = 32
 SPARE = 100

@@ -12,10 +12,10 @@ import torch
 from tests import tiny_models
 from tokloom import registry
 from tokloom._core import Index, LayerPlan
-from tokloom.attention.kv_store import KVStore, Step
-from tokloom.attention.mapped_memory import MappedMemory
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import Job, forward, forward_many, new_store, prefill
+from tokloom.kv.mapped_memory import MappedMemory
+from tokloom.kv.store import KVStore, Step
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.packed_linear import pack
 

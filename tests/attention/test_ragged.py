@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests import tiny_models
 from tests.attention import masked
 from tests.attention.test_attend import some_tokens, step_at
-from tokloom.attention.kv_store import KVLayer, KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVLayer, KVStore, Step
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.packed_linear import pack
 

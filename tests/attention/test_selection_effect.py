@@ -7,8 +7,8 @@ import pytest
 import tokloom
 from tests.attention.selecting import compare
 from tokloom import Engine, registry
-from tokloom.attention.selection import Selecting
-from tokloom.evaluate.needle import Needle
+from tokloom.attention.selection.selecting import Selecting
+from tokloom.methods.evaluate.needle import Needle
 from tokloom.models.language_model import LanguageModel
 
 BUDGET = 80

@@ -8,8 +8,8 @@ import torch
 from tests.attention.test_attend import some_tokens, step_at
 from tests.attention.test_ragged import VARIANTS, Ragged, shared
 from tokloom.attention import attend
-from tokloom.attention.kv_store import KVLayer, Step
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVLayer, Step
 
 
 class Summing(Ragged):

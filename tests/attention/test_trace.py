@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tokloom import Engine
-from tokloom.attention.kv_layer import KVLayer
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.trace import Trace
+from tokloom.kv.layer import KVLayer
 from tokloom.models.language_model import LanguageModel
 
 TEXT = "one two three four five six seven eight nine ten eleven twelve"

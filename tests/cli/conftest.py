@@ -9,7 +9,7 @@ import pytest
 import tokloom
 from tests.cli.fake_engine import FakeEngine, Outcome, Run
 from tokloom.cli.main import main
-from tokloom.context.stage import Document, Section
+from tokloom.context.selector import Document, Section
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokloom.context.stage import Decision, Document, Selection, Span
+from tokloom.context.selector import Decision, Document, Selection, Span
 from tokloom.engine.request import Chunk, Result
 from tokloom.ledger import Ledger, Row, Saving
 

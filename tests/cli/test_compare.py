@@ -155,7 +155,7 @@ def test_unknown_stage_is_refused_and_leaves_no_file(run: Run, tmp_path: Path, m
 def test_attention_as_a_whole(run: Run, called: dict[str, Any]) -> None:
     """Without further options: all methods, at two budgets, on tasks that exist and whose options are right."""
     from tokloom import registry
-    from tokloom.evaluate.stage import Task
+    from tokloom.evaluate.task import Task
 
     assert run("compare", "attention").code == 0
     _, methods, tasks, budgets, *_ = called["arguments"]

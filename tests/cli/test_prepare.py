@@ -9,8 +9,8 @@ import pytest
 
 import tokloom
 from tokloom.cli.main import main
-from tokloom.decode.datastore import Datastore
 from tokloom.engine import engine
+from tokloom.methods.decode._datastore import Datastore
 from tokloom.models.language_model import LanguageModel
 
 

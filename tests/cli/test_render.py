@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from tests.cli.fake_engine import sample_result
 from tokloom.card import Card, Option
 from tokloom.cli import render
-from tokloom.context.stage import Document, Selection, Span
+from tokloom.context.selector import Document, Selection, Span
 from tokloom.ledger import Ledger, Row, Saving
 
 

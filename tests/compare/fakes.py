@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokloom.compare.placement import Contender
-from tokloom.context.stage import Document, Selection, Span
+from tokloom.context.selector import Document, Selection, Span
 from tokloom.engine.request import Result, Sampling
 from tokloom.ledger import Ledger, Row
 

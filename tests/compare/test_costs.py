@@ -6,7 +6,7 @@ import pytest
 
 from tests.compare.fakes import FakeEngine, FakeModel
 from tokloom.compare.costs import COSTS, costs_of, number
-from tokloom.context.stage import Document
+from tokloom.context.selector import Document
 from tokloom.engine.request import Result, Sampling
 from tokloom.ledger import Ledger
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.compare.test_table import RECORDS, row
 from tokloom.compare.overview import overview, short_names
 from tokloom.compare.records import Record
-from tokloom.compare.table import summarise
+from tokloom.compare.summary import summarise
 
 
 def shown(records: list[Record]) -> tuple[str, dict[str, list[str]]]:

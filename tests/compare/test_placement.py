@@ -18,9 +18,9 @@ from tokloom.compare.placement import (
     fixed_parts,
     with_controls,
 )
-from tokloom.decode.choices import Choices
 from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
+from tokloom.methods.decode.choices import Choices
 
 
 def rows(*args: Any) -> list[tuple[str, str, int | None]]:

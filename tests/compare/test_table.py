@@ -12,7 +12,8 @@ from rich.console import Console
 
 from tests.compare.test_records import record
 from tokloom.compare.records import Record
-from tokloom.compare.table import Summary, columns, interval, ratio, render, summarise
+from tokloom.compare.summary import Summary, columns, interval, ratio, summarise
+from tokloom.compare.table import render
 
 
 def row(method: str, budget: int | None, scores: list[float], kv_mib: float, task: str = "needle") -> list[Record]:

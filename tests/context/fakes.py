@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from tokloom.context.stage import ContextRequest, Document, Section, Selection, Span
+from tokloom.context.selector import ContextRequest, Document, Section, Selection, Span
 from tokloom.context.words import terms
 
 

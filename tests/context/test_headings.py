@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokloom.context.headings import CONTENTS, markdown_sections, text_sections
-from tokloom.context.stage import Section
+from tokloom.context.selector import Section
 
 PROSE = "It was a fine day in the village, and nobody thought of anything but the harvest.\n" * 8
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.context import fakes
 from tokloom.context.packing import Packer, Piece, everything, join
-from tokloom.context.stage import Document, Section, render
+from tokloom.context.selector import Document, Section, render
 
 TEXT = "One two three.\n\nFour five six. Seven eight.\n\n  Nine ten."
 SECTIONS = (Section("a", 1, 0, 44), Section("b", 1, 44, len(TEXT)))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.context import fakes
 from tokloom.context import retrieval
+from tokloom.context.selector import Document, Section
 from tokloom.context.spans import passages
-from tokloom.context.stage import Document, Section
 
 words = st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), min_size=1, max_size=8)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.context.fakes import count_words, request
 from tokloom.context.headings import text_sections
+from tokloom.context.selector import Document, Section
 from tokloom.context.spans import characters_per_token, paragraphs, passage_characters, passages, regions, sentences
-from tokloom.context.stage import Document, Section
 
 texts = st.lists(
     st.sampled_from(

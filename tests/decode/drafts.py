@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tokloom.decode.draft_tree import DraftTree
-from tokloom.decode.stage import DraftRequest, Verified
+from tokloom.decode.drafter import DraftRequest, Verified
 
 FAKE: Any = SimpleNamespace(vocabulary=SimpleNamespace(size=50))
 """A model of which a drafter needs no more than the size of its vocabulary."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokloom.decode.draft_source import Followers, SourceState, Walk
-from tokloom.decode.stage import DraftRequest
+from tokloom.decode.drafter import DraftRequest
 
 
 @dataclass(frozen=True)

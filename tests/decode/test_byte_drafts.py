@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from tests.decode.chi_square import check
-from tests.decode.test_byte_level import Twin, small
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_byte_level import Twin, small
+from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
-from tokloom.attention.kv_store import Step
-from tokloom.decode import byte_ensemble
-from tokloom.decode.draft_model import DraftModel
-from tokloom.decode.stage import DraftRequest
+from tokloom.decode.drafter import DraftRequest
 from tokloom.errors import CompositionError
-from tokloom.models.byte_vocabulary import END
+from tokloom.kv.store import Step
+from tokloom.methods.decode import byte_ensemble
+from tokloom.methods.decode.draft_model import DraftModel
 from tokloom.models.language_model import LanguageModel
+from tokloom.tokenize.byte_vocabulary import END
 
 __all__ = ["small"]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.decode.chi_square import check
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_token_recycling import always_draft
 from tests.test_every_method import prepared
 from tests.tiny_models import build_qwen3
 from tokloom import Engine, Sampling, registry
-from tokloom.decode.stage import Constraint
+from tokloom.decode.constraint import Constraint
 from tokloom.engine.sampling import filtered
 from tokloom.models.language_model import LanguageModel
 

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tokloom
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Document, Engine, Sampling
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import (
     ArgumentError,
     BudgetError,

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests import tiny_models
-from tokloom.attention.dense import Dense
-from tokloom.attention.h2o import H2O
-from tokloom.attention.kv_store import Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import Job
 from tokloom.engine.host import Host
 from tokloom.errors import ArgumentError, CompositionError
+from tokloom.kv.store import Step
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.attention.h2o import H2O
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.packed_linear import pack
 

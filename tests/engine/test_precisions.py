@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tokloom
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
 
 # Largest mean difference of a token's log-probability to transformers' own layers, at the end of a page.

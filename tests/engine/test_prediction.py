@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import Field
 
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
-from tokloom.decode.stage import Prediction, Predictor
+from tokloom.decode.prediction import Prediction, Predictor
 from tokloom.engine.host import Host
 from tokloom.engine.prediction import AdjustedPrediction, PlainPrediction
 from tokloom.models.language_model import LanguageModel

@@ -7,11 +7,11 @@ import torch
 
 from tests.engine.test_together import POLICIES
 from tokloom import Engine, Sampling
-from tokloom.attention.dense import Dense
-from tokloom.attention.kv_store import KVStore
 from tokloom.engine.forward import new_store, prefill
 from tokloom.engine.prefix_cache import PrefixCache
 from tokloom.errors import ArgumentError
+from tokloom.kv.store import KVStore
+from tokloom.methods.attention.dense import Dense
 from tokloom.models.language_model import LanguageModel
 
 START = "one two three four five six seven eight nine ten " * 3

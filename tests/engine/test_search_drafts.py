@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_token_recycling import always_draft
 from tests.test_every_method import prepared
 from tokloom import Engine, Sampling, registry
 from tokloom.models.language_model import LanguageModel

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from tests.attention.test_attend import some_tokens
 from tests.attention.test_ragged import VARIANTS, Ragged, shared
-from tests.decode.test_token_recycling import always_draft
+from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
-from tokloom.attention.dense import Dense
-from tokloom.attention.h2o import H2O
-from tokloom.attention.kv_store import Step
-from tokloom.attention.stage import AttentionPolicy
-from tokloom.attention.token_select import TokenSelect
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import Job, forward, forward_many, new_store, prefill
 from tokloom.errors import ArgumentError
+from tokloom.kv.store import Step
+from tokloom.methods.attention.dense import Dense
+from tokloom.methods.attention.h2o import H2O
+from tokloom.methods.attention.token_select import TokenSelect
 from tokloom.models.language_model import LanguageModel
 
 PROMPTS = [

@@ -9,7 +9,7 @@ from tests.grammar import naive
 from tokloom.errors import ArgumentError
 from tokloom.grammar.compiled import CompiledGrammar, compile_expression
 from tokloom.grammar.expression import Grammar
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 
 @functools.cache

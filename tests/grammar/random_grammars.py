@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.grammar import naive
 from tokloom._core import TokenTrie
-from tokloom.decode.stage import Matcher
+from tokloom.decode.constraint import Matcher
 from tokloom.grammar.expression import (
     AnyOrder,
     Automaton,
@@ -31,7 +31,7 @@ from tokloom.grammar.expression import (
 )
 
 if TYPE_CHECKING:
-    from tokloom.models.vocabulary import Vocabulary
+    from tokloom.tokenize.vocabulary import Vocabulary
 
 EOS, PAD = 0, 1
 SPECIALS = {"<x>": 2, "<y>": 3}

@@ -46,7 +46,7 @@ from tokloom.grammar.matcher import GrammarMatcher, masks
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
-    from tokloom.models.vocabulary import Vocabulary
+    from tokloom.tokenize.vocabulary import Vocabulary
 
 SLOW = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 STEPS = 4

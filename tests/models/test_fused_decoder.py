@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from tests import tiny_models
-from tokloom.attention.dense import Dense
-from tokloom.attention.kv_store import KVStore, Step
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import KVStore, Step
+from tokloom.methods.attention.dense import Dense
 from tokloom.models.fused_decoder import fuse
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.packed_linear import pack

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from tests import tiny_models
-from tests.models.test_vocabulary import TEXTS
+from tests.tokenize.test_vocabulary import TEXTS
 from tokloom.errors import ArgumentError, ChatTemplateError
 from tokloom.models.language_model import DEFAULT_WINDOW, LanguageModel
 

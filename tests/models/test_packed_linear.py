@@ -334,6 +334,6 @@ def test_prefill_and_steps_run_on_a_packed_model() -> None:
     store = new_store(model, tokloom.Engine(model).attention, 0)
     for _ in prefill(model, store, list(range(5, 40)), 16):
         pass
-    from tokloom.attention.kv_store import Step
+    from tokloom.kv.store import Step
 
     assert forward(model, store, [7], Step((35,), model.device), all_logits=True).shape == (1, model.vocabulary.size)

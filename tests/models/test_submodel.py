@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from tokloom.attention.dense import Dense
-from tokloom.attention.kv_store import KVStore, Step
 from tokloom.engine.forward import forward, new_store
 from tokloom.errors import ArgumentError
+from tokloom.kv.store import KVStore, Step
+from tokloom.methods.attention.dense import Dense
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.packed_linear import pack
 from tokloom.models.submodel import submodel

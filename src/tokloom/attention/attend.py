@@ -18,9 +18,9 @@ from transformers.masking_utils import sdpa_mask
 from tokloom._core import LayerPlan
 from tokloom._core import attend as core_attend
 from tokloom.attention import flex
-from tokloom.attention.kv_layer import grouped_sum
-from tokloom.attention.kv_store import KVLayer, KVStore, StoreGroup
 from tokloom.errors import UnsupportedModelError
+from tokloom.kv.layer import grouped_sum
+from tokloom.kv.store import KVLayer, KVStore, StoreGroup
 
 NAME = "tokloom"
 

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from tokloom import registry
-from tokloom.attention.kv_layer import KVLayer
-from tokloom.attention.kv_store import KVStore
-from tokloom.attention.stage import AttentionPolicy, Calibration
-from tokloom.attention.step import Step
-from tokloom.models.cache import cache_dir, keep
+from tokloom.artifacts import cache_dir, keep
+from tokloom.attention.policy import AttentionPolicy, Calibration
+from tokloom.kv.layer import KVLayer
+from tokloom.kv.step import Step
+from tokloom.kv.store import KVStore
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel

@@ -9,12 +9,12 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from tokloom.attention.scores import largest
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
+from tokloom.attention.selection.scores import largest
 from tokloom.errors import SpecError
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_layer import KVLayer
+    from tokloom.kv.layer import KVLayer
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_layer import KVLayer
+    from tokloom.kv.layer import KVLayer
 
 
 class Trace:

@@ -13,7 +13,7 @@ from tokloom.cli import options as o
 from tokloom.errors import UsageError
 
 if TYPE_CHECKING:
-    from tokloom.context.stage import Document
+    from tokloom.context.selector import Document
 
 EXAMPLE = 'Example: tokloom ask book.txt "Who is the narrator?"'
 

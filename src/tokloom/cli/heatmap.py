@@ -52,7 +52,7 @@ def heatmap(
     from tokloom.compare.heatmap import write_heatmap
     from tokloom.compare.placement import contenders, with_controls
     from tokloom.engine.request import Sampling
-    from tokloom.evaluate.needle import Needle
+    from tokloom.methods.evaluate.needle import Needle
 
     if threads is not None:
         import torch

@@ -13,7 +13,7 @@ from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from tokloom.decode.stage import Constraint
+    from tokloom.decode.constraint import Constraint
 
 _MODEL = "Model"
 _METHODS = "Methods (specs: name or name:key=value,...; see tokloom methods)"
@@ -191,15 +191,15 @@ def constraint(
     if choices is not None:
         return _choices(choices, strip=strip)
     if schema is not None:
-        from tokloom.decode.json_schema import JsonSchema
+        from tokloom.methods.decode.json_schema import JsonSchema
 
         return JsonSchema(path=schema)
     if regex is not None:
-        from tokloom.decode.regex import Regex
+        from tokloom.methods.decode.regex import Regex
 
         return Regex(pattern=regex)
     if grammar is not None:
-        from tokloom.decode.grammar import ContextFree
+        from tokloom.methods.decode.grammar import ContextFree
 
         return ContextFree(path=grammar)
     return spec
@@ -209,7 +209,7 @@ def _choices(choices: str, *, strip: bool) -> Constraint:
     texts = tuple(part.strip() if strip else part for part in choices.split(","))
     if not all(part.strip() for part in texts):
         raise ArgumentError("--choices", choices, "texts separated by commas", "For example: --choices yes,no.")
-    from tokloom.decode.choices import Choices
+    from tokloom.methods.decode.choices import Choices
 
     return Choices(options=texts)
 

@@ -33,7 +33,7 @@ def prepare(
     from tokloom import registry
     from tokloom.cli import answer, output
     from tokloom.context.reader import read
-    from tokloom.decode.stage import Prepared
+    from tokloom.prepared import Prepared
     from tokloom.spec import parse_spec
 
     name, options = parse_spec(method)

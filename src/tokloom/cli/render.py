@@ -19,7 +19,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from tokloom.card import Card
-    from tokloom.context.stage import Decision, Selection, Span
+    from tokloom.context.selector import Decision, Selection, Span
     from tokloom.ledger import Ledger, Row, Saving
 
 ASK = 'tokloom ask BOOK "QUESTION" '

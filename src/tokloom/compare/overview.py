@@ -10,7 +10,7 @@ from tokloom.spec import parse_spec
 
 if TYPE_CHECKING:
     from tokloom.compare.records import Record
-    from tokloom.compare.table import Summary
+    from tokloom.compare.summary import Summary
 
 HEADLINES = {"decode": "tokens_per_second"}
 """The cost that a stage's overview shows in place of quality, which lossless methods share."""

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tokloom import registry
-from tokloom.attention.stage import AttentionPolicy, RotaryScaling
-from tokloom.context.stage import ContextSelector
-from tokloom.decode.denoise import Denoiser, DenoisingCache
+from tokloom.attention.policy import AttentionPolicy
+from tokloom.context.selector import ContextSelector
+from tokloom.decode.constraint import Constraint
+from tokloom.decode.denoiser import Denoiser, DenoisingCache
 from tokloom.decode.draft_source import DraftSource
-from tokloom.decode.stage import Constraint, Drafter, Predictor, Search, Verifier
+from tokloom.decode.drafter import Drafter
+from tokloom.decode.prediction import Predictor
+from tokloom.decode.search import Search, Verifier
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 from tokloom.evaluate.peer import Peer, PeerEngine
+from tokloom.models.rotary_scaling import RotaryScaling
 from tokloom.spec import format_spec, parse_spec
 
 if TYPE_CHECKING:

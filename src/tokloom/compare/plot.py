@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tokloom.compare.costs import Cost, number
-from tokloom.compare.table import Summary
+from tokloom.compare.summary import Summary
 
 # Stand-ins that the SVG is drawn with; the page's CSS gives each a colour in light and in dark.
 INK, GRID, CONTROL = "#010101", "#020202", "#030303"

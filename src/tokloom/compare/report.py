@@ -13,7 +13,7 @@ from tokloom.atomic import write_atomic
 from tokloom.compare.costs import COSTS, Cost
 from tokloom.compare.placement import CONTROLS
 from tokloom.compare.plot import drawable, plot
-from tokloom.compare.table import Summary, columns, ratio, summarise
+from tokloom.compare.summary import Summary, columns, ratio, summarise
 from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:

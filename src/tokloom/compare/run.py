@@ -25,11 +25,11 @@ from tokloom.compare.placement import (
     with_controls,
 )
 from tokloom.compare.records import Record, RecordFile
-from tokloom.context.stage import Document
+from tokloom.context.selector import Document
 from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError, TokloomError
-from tokloom.evaluate.stage import GIVES as TASK_GIVES
-from tokloom.evaluate.stage import Example, Task
+from tokloom.evaluate.task import GIVES as TASK_GIVES
+from tokloom.evaluate.task import Example, Task
 
 if TYPE_CHECKING:
     from tokloom.engine.engine import Engine

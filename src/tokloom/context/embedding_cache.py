@@ -54,7 +54,7 @@ def _hash(text: str) -> bytes:
 
 
 def _path(model: str, owner: str) -> Path:
-    from tokloom.models.cache import cache_dir
+    from tokloom.artifacts import cache_dir
 
     name = hashlib.sha256(f"{model}\0".encode() + _hash(owner)).hexdigest()[:32]
     return cache_dir() / "embeddings" / f"{name}.npz"
@@ -75,7 +75,7 @@ def _load(path: Path) -> dict[bytes, Floats]:
 
 
 def _save(path: Path, vectors: dict[bytes, Floats]) -> None:
-    from tokloom.models.cache import keep
+    from tokloom.artifacts import keep
 
     buffer = BytesIO()
     keys = np.frombuffer(b"".join(vectors), dtype=np.uint8).reshape(-1, _KEY)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tokloom.context.stage import Section
+from tokloom.context.selector import Section
 
 CONTENTS = "Contents"
 """Title of the section that holds a table of contents."""

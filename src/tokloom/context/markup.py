@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tokloom.context.headings import nest
-from tokloom.context.stage import Document, Section
+from tokloom.context.selector import Document, Section
 from tokloom.errors import DocumentError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tokloom.context.stage import ContextRequest, Decision, Document, Selection, Span, render
+from tokloom.context.selector import ContextRequest, Decision, Document, Selection, Span, render
 
 _COUNT_FROM = 0.9
 """Share of the budget from which on sums of separate counts are no longer trusted."""

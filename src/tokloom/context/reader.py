@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tokloom.context.headings import markdown_sections, text_sections
-from tokloom.context.stage import Document
+from tokloom.context.selector import Document
 from tokloom.errors import DocumentError
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokloom.context.embedding_cache import embed_cached
+from tokloom.context.selector import ContextRequest
 from tokloom.context.spans import Passage
-from tokloom.context.stage import ContextRequest
 from tokloom.context.words import terms
 
 Floats = npt.NDArray[np.float32]

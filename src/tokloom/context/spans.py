@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tokloom.context.stage import ContextRequest, Document, Span
+from tokloom.context.selector import ContextRequest, Document, Span
 
 _PARAGRAPH = re.compile(r"\S(?:[^\n]|\n(?![^\S\n]*(?:\n|\Z)))*")
 _TERMINAL = re.compile(r"[.!?…]+[)\]\"'”’»*_]*(?=\s)|[。！？｡]+[」』”’）]*|[؟۔।]+(?=\s)")

@@ -15,7 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tokloom.decode.stage import DraftRequest, Prediction, Verified
+    from tokloom.decode.drafter import DraftRequest, Verified
+    from tokloom.decode.prediction import Prediction
     from tokloom.models.language_model import LanguageModel
 
 

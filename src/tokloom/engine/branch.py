@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tokloom.attention.kv_store import Step
+from tokloom.decode.constraint import Matcher
 from tokloom.decode.draft_tree import DraftTree
-from tokloom.decode.stage import Matcher, Prediction, Verified
+from tokloom.decode.drafter import Verified
+from tokloom.decode.prediction import Prediction
 from tokloom.engine.request import Sampling, StopReason
 from tokloom.engine.sampling import Sampler, unpack
 from tokloom.engine.text_stream import TextStream
+from tokloom.kv.store import Step
 
 if TYPE_CHECKING:
-    from tokloom.engine.drafting import Drafting
+    from tokloom.engine.speculation.drafting import Drafting
 
 
 @dataclass

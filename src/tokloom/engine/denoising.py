@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tokloom import registry
-from tokloom.decode.denoise import Denoiser, DenoisingCache, Proposals, Reading, Unmasking, WholeText, words
+from tokloom.decode.denoiser import Denoiser, DenoisingCache, Proposals, Reading, Unmasking, WholeText, words
 from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler
 from tokloom.engine.text_stream import TextStream

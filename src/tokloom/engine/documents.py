@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokloom.context.stage import ContextRequest, ContextSelector, Document, Selection
+from tokloom.context.selector import ContextRequest, ContextSelector, Document, Selection
 from tokloom.engine.prompt import question_over_context
 from tokloom.errors import ArgumentError, BudgetError
 from tokloom.ledger import Ledger, Saving

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tokloom import registry
-from tokloom.attention import stage as attention_stage
-from tokloom.attention.kv_store import PRECISIONS
-from tokloom.attention.mapped_memory import MappedMemory
-from tokloom.attention.stage import AttentionPolicy, RotaryScaling
-from tokloom.context import stage as context_stage
-from tokloom.context.stage import ContextSelector, Document
-from tokloom.decode import stage as decode_stage
-from tokloom.decode.denoise import Denoiser, DenoisingCache
-from tokloom.decode.stage import Constraint, Drafter, Prediction, Predictor, Search, Verifier
+from tokloom.attention import policy as attention_policy
+from tokloom.attention.policy import AttentionPolicy
+from tokloom.context import selector
+from tokloom.context.selector import ContextSelector, Document
+from tokloom.decode.constraint import Constraint
+from tokloom.decode.denoiser import Denoiser, DenoisingCache
+from tokloom.decode.drafter import Drafter
+from tokloom.decode.prediction import GIVES as DECODE_GIVES
+from tokloom.decode.prediction import Prediction, Predictor, gives
+from tokloom.decode.search import Search, Verifier
 from tokloom.engine.denoising import Way, denoise
 from tokloom.engine.documents import prompt_over
-from tokloom.engine.drafting import Drafting
 from tokloom.engine.host import Host
 from tokloom.engine.open_request import OpenRequest, Writer
 from tokloom.engine.prediction import PlainPrediction
@@ -32,16 +32,20 @@ from tokloom.engine.prompt import check_messages
 from tokloom.engine.request import Chunk, Result, Sampling, Score, Stream, given_or
 from tokloom.engine.scoring import teacher_forced
 from tokloom.engine.searching import check_search, searched, verifier_of
+from tokloom.engine.speculation.drafting import Drafting
 from tokloom.engine.together import run_together
 from tokloom.errors import ArgumentError, BudgetError, CompositionError
+from tokloom.kv.mapped_memory import MappedMemory
+from tokloom.kv.store import PRECISIONS
 from tokloom.ledger import Ledger
 from tokloom.models.embedder import shared
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.load import load, refuse_options
 from tokloom.models.rotary import with_rotary
+from tokloom.models.rotary_scaling import RotaryScaling
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_layer import Watcher
+    from tokloom.kv.layer import Watcher
 
     Progress = Callable[[str, int, int], None]
 
@@ -112,14 +116,14 @@ class Engine:
         self.attention: AttentionPolicy = registry.build(attention, AttentionPolicy, "attention")
         self.drafter: Drafter | None = None if drafter is None else registry.build(drafter, Drafter, "drafter")
         self.context: ContextSelector = registry.build(context, ContextSelector, "context")
-        registry.check_needs(self.attention, attention_stage.GIVES)
-        registry.check_needs(self.context, context_stage.GIVES)
+        registry.check_needs(self.attention, attention_policy.GIVES)
+        registry.check_needs(self.context, selector.GIVES)
         self.predictor: Predictor | None = (
             None if predictor is None else registry.build(predictor, Predictor, "predictor")
         )
         for part in (self.drafter, self.predictor):
             if part is not None:
-                registry.check_needs(part, decode_stage.gives(self.attention))
+                registry.check_needs(part, gives(self.attention))
         for argument, path in (("drafter_state", drafter_state), ("offload", offload)):
             if path is not None and not isinstance(path, (str, PathLike)):
                 raise ArgumentError(argument, path, "a path, or None")
@@ -328,7 +332,7 @@ class Engine:
             raise ArgumentError("prompt and messages", (prompt, messages), "exactly one of the two")
         rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
         if rule is not None:
-            registry.check_needs(rule, decode_stage.GIVES)
+            registry.check_needs(rule, DECODE_GIVES)
         prediction = self._predict(sampling.max_new_tokens, prefixes=prefixes)
         if self.way is not None:
             self.way.refuse(self.model, rule)

@@ -12,13 +12,13 @@ import torch
 
 from tokloom.attention.attend import NAME
 from tokloom.attention.calibration import calibration_of
-from tokloom.attention.kv_layer import Watcher
-from tokloom.attention.kv_store import KVStore, Step, StoreGroup
-from tokloom.attention.mapped_memory import MappedMemory
-from tokloom.attention.stage import AttentionPolicy, Calibration
+from tokloom.attention.policy import AttentionPolicy, Calibration
 from tokloom.engine.capture import Capture
 from tokloom.engine.fused_pass import fused_pass
 from tokloom.errors import UnsupportedModelError
+from tokloom.kv.layer import Watcher
+from tokloom.kv.mapped_memory import MappedMemory
+from tokloom.kv.store import KVStore, Step, StoreGroup
 from tokloom.models.submodel import decoder_layers
 
 if TYPE_CHECKING:

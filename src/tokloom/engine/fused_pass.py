@@ -8,9 +8,9 @@ import torch
 
 from tokloom._core import KVBuffer, LayerPlan, Pass
 from tokloom.attention.attend import attend_layer, conclude, tell
-from tokloom.attention.kv_store import KVLayer, KVStore
-from tokloom.attention.stage import AttentionPolicy
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.capture import Capture
+from tokloom.kv.store import KVLayer, KVStore
 from tokloom.models.fused_decoder import FusedDecoder
 
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from tokloom.attention.mapped_memory import MappedMemory
 from tokloom.engine.capture import Capture, MlpInput
 from tokloom.engine.forward import Job, forward, forward_many, new_store, prefill
+from tokloom.kv.mapped_memory import MappedMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tokloom.attention.kv_layer import Watcher
-    from tokloom.attention.kv_store import KVStore, Step
-    from tokloom.attention.stage import AttentionPolicy
+    from tokloom.attention.policy import AttentionPolicy
     from tokloom.engine.prefix_cache import PrefixCache
+    from tokloom.kv.layer import Watcher
+    from tokloom.kv.store import KVStore, Step
     from tokloom.models.language_model import LanguageModel
 
 SPARE = 64

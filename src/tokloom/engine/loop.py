@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from tokloom.attention.kv_store import Step
+from tokloom.decode.constraint import Matcher
 from tokloom.decode.draft_tree import DraftTree
-from tokloom.decode.stage import Matcher, Prediction, Verified
-from tokloom.engine.acceptance import Following
-from tokloom.engine.drafting import Drafting
+from tokloom.decode.drafter import Verified
+from tokloom.decode.prediction import Prediction
 from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler, unpack
+from tokloom.engine.speculation.acceptance import Following
+from tokloom.engine.speculation.drafting import Drafting
 from tokloom.engine.text_stream import TextStream
+from tokloom.kv.store import Step
 
 
 class Decoding:

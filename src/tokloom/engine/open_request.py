@@ -16,11 +16,12 @@ Progress = Callable[[str, int, int], None]
 if TYPE_CHECKING:
     import torch
 
-    from tokloom.attention.kv_store import KVStore
-    from tokloom.context.stage import Selection
-    from tokloom.decode.stage import Constraint, Matcher, Prediction
-    from tokloom.engine.drafting import Drafting
+    from tokloom.context.selector import Selection
+    from tokloom.decode.constraint import Constraint, Matcher
+    from tokloom.decode.prediction import Prediction
+    from tokloom.engine.speculation.drafting import Drafting
     from tokloom.engine.text_stream import TextStream
+    from tokloom.kv.store import KVStore
 
 
 class Output(Protocol):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from tokloom.decode.stage import Prediction
+from tokloom.decode.prediction import Prediction
 from tokloom.engine.forward import Job
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_store import KVStore, Step
     from tokloom.engine.capture import MlpInput
     from tokloom.engine.host import Host, Output
+    from tokloom.kv.store import KVStore, Step
 
 
 class PlainPrediction(Prediction):

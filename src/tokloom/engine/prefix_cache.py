@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from tokloom.attention.kv_store import KVStore
+    from tokloom.kv.store import KVStore
 
 REMEMBERED = 64
 """Prompts whose tokens are kept to find out where others part from them."""

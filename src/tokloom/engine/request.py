@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
-from tokloom.context.stage import Selection, Span
+from tokloom.context.selector import Selection, Span
 from tokloom.errors import ArgumentError
 from tokloom.ledger import Ledger
 

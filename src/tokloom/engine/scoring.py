@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tokloom.attention.kv_store import Step
 from tokloom.engine.open_request import account, prefill
 from tokloom.engine.request import Score
+from tokloom.kv.store import Step
 
 if TYPE_CHECKING:
-    from tokloom.decode.stage import Prediction
+    from tokloom.decode.prediction import Prediction
     from tokloom.ledger import Ledger
 
 

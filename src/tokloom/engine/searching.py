@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from tokloom import registry
-from tokloom.decode.stage import Candidate, Search, Verifier
+from tokloom.decode.search import Candidate, Search, Verifier
 from tokloom.engine.branch import Branch
 from tokloom.engine.request import Chunk
 from tokloom.errors import ArgumentError, CompositionError

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
 
     from tokloom.grammar.expression import Grammar
-    from tokloom.models.vocabulary import Vocabulary
+    from tokloom.tokenize.vocabulary import Vocabulary
 
 LEXER_LIMIT = 256 << 20
 """Bytes of automata and masks that the grammars of a vocabulary share, before they are begun anew."""

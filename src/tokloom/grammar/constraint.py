@@ -6,13 +6,13 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokloom.decode.stage import Constraint, Matcher
+from tokloom.decode.constraint import Constraint, Matcher
 from tokloom.errors import DocumentError, SpecError
 from tokloom.grammar.compiled import compile_expression
 
 if TYPE_CHECKING:
     from tokloom.grammar.expression import Grammar
-    from tokloom.models.vocabulary import Vocabulary
+    from tokloom.tokenize.vocabulary import Vocabulary
 
 
 class GrammarConstraint(Constraint):

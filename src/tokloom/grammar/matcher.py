@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tokloom._core import grammar_masks
+from tokloom.decode.constraint import Matcher
 from tokloom.decode.draft_tree import DraftTree
-from tokloom.decode.stage import Matcher
 from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:
     from tokloom._core import GrammarPlace, GrammarProgram
-    from tokloom.models.vocabulary import Vocabulary
+    from tokloom.tokenize.vocabulary import Vocabulary
 
 MOST_FORCED = 512
 """Bytes that are looked ahead for what must come next."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokloom.artifacts import cache_dir
 from tokloom.atomic import atomic_directory, workspace, write_atomic
 from tokloom.errors import ArgumentError, ModelError, ModelNotFoundError, UnsupportedModelError
 from tokloom.models import bundled, gguf_blocks
-from tokloom.models.cache import cache_dir
 from tokloom.models.pretrained import check_causal, check_tokenizer, read_weights
 from tokloom.models.quiet import quiet
 

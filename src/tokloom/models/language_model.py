@@ -9,14 +9,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tokloom.errors import ArgumentError, ChatTemplateError
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from tokloom.attention.stage import RotaryScaling
     from tokloom.models.fused_decoder import FusedDecoder
+    from tokloom.models.rotary_scaling import RotaryScaling
 
 DEFAULT_WINDOW = 2048
 """Tokens, for a model that says nowhere how many it takes (a recurrent one, say)."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from tokloom.attention.stage import RotaryScaling
 from tokloom.errors import UnsupportedModelError
 from tokloom.models.fused_decoder import FIXED_ROTARY
 from tokloom.models.language_model import LanguageModel
+from tokloom.models.rotary_scaling import RotaryScaling
 
 OWN = ("window", "fused")
 """Cached properties of a `LanguageModel` that depend on its rotary embeddings."""

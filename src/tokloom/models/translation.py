@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
-    from tokloom.models.vocabulary import Vocabulary
+    from tokloom.tokenize.vocabulary import Vocabulary
 
 
 def translate(tokens: Sequence[int], vocabulary: Vocabulary, model: LanguageModel) -> list[int]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests import tiny_models
-from tokloom.decode.choices import Choices
 from tokloom.errors import ArgumentError, GrammarError
 from tokloom.grammar.integrations.row import Row
+from tokloom.methods.decode.choices import Choices
 from tokloom.models.language_model import LanguageModel
 
 

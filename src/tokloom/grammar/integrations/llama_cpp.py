@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokloom import registry
-from tokloom.decode.stage import Constraint
+from tokloom.decode.constraint import Constraint
 from tokloom.grammar.integrations.row import Row
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 
 class LlamaVocabulary(Vocabulary):

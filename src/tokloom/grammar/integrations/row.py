@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokloom.decode.stage import Matcher
+from tokloom.decode.constraint import Matcher
 from tokloom.errors import GrammarError
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 
 class Row:

@@ -14,10 +14,10 @@ import torch
 from transformers import LogitsProcessor
 
 from tokloom import registry
-from tokloom.decode.stage import Constraint
+from tokloom.decode.constraint import Constraint
 from tokloom.errors import ArgumentError
 from tokloom.grammar.integrations.row import Row
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

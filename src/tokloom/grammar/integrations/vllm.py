@@ -16,10 +16,10 @@ import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from tokloom import registry
-from tokloom.decode.stage import Constraint
+from tokloom.decode.constraint import Constraint
 from tokloom.errors import ArgumentError, TokloomError
 from tokloom.grammar.integrations.row import Row
-from tokloom.models.vocabulary import Vocabulary
+from tokloom.tokenize.vocabulary import Vocabulary
 
 KEY = "tokloom"
 _LOG = logging.getLogger(__name__)

@@ -1,0 +1,71 @@
+// A compiled grammar and the places in it that outputs are at.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "grammar/parser.h"
+
+namespace tokloom {
+
+// The lexer that the grammars of a vocabulary share. When it has grown beyond the limit, a new one takes its place;
+// the old one goes with the last parser that uses it.
+class LexerPool {
+ public:
+  // Keeps a reference to the trie.
+  LexerPool(const ByteTrie& trie, size_t limit) : index_(trie), limit_(limit) {}
+
+  const VocabularyIndex& vocabulary() const { return index_; }
+  std::shared_ptr<Lexer> lexer();
+  size_t memory();
+
+ private:
+  VocabularyIndex index_;
+  size_t limit_;
+  std::mutex mutex_;
+  std::shared_ptr<Lexer> lexer_;
+};
+
+// Where one output is. Values: a step makes another.
+struct GrammarPlace {
+  std::shared_ptr<Parser> parser;
+  const Configuration* at = nullptr;
+  bool ended = false;  // by an end-of-sequence token
+};
+
+class GrammarProgram {
+ public:
+  // Keeps a reference to the pool. Throws GrammarProblem.
+  GrammarProgram(LexerPool& pool, Form form, SpecialTokens specials, std::vector<uint32_t> ends, size_t limit);
+
+  GrammarPlace start();
+  // False, and `place` as it was, if the token may not come next.
+  bool step(GrammarPlace& place, int64_t token) const;
+  bool step_bytes(GrammarPlace& place, std::string_view bytes) const;
+  // Writes words() words.
+  void mask(const GrammarPlace& place, uint32_t* out) const;
+  bool complete(const GrammarPlace& place) const { return place.ended || place.at->complete; }
+  // No token may come, though the output is not complete.
+  bool stuck(const GrammarPlace& place) const;
+
+  const Form& form() const { return form_; }
+  size_t words() const { return pool_.vocabulary().words(); }
+  size_t tokens() const { return pool_.vocabulary().trie().size(); }
+  size_t memory();
+
+ private:
+  std::shared_ptr<Parser> parser();
+
+  LexerPool& pool_;
+  Form form_;
+  SpecialTokens specials_;
+  std::vector<uint32_t> ends_;
+  size_t limit_;
+  std::mutex mutex_;
+  std::shared_ptr<Parser> parser_;
+};
+
+}  // namespace tokloom

@@ -1,7 +1,0 @@
-// The kernels for AVX-512 with VNNI; see linear_kernels.inc.
-#include <immintrin.h>
-#define SET "avx512"
-#include "avx512_sizes.inc"
-#include "linear_kernels.inc"
-
-const tokloom::Kernels& tokloom::kernels_avx512() { return set; }

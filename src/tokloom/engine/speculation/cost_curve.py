@@ -1,0 +1,187 @@
+"""How long a forward pass takes by its number of rows, measured on the machine at hand.
+
+The curve decides how many drafted tokens are worth verifying in one pass. It is measured once a
+model, precision, device, instruction set and number of threads, and kept in the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+import torch
+
+from tokloom._core import kernels
+from tokloom.artifacts import cache_dir, keep
+from tokloom.engine.forward import forward, new_store, prefill
+from tokloom.kv.store import Step
+from tokloom.methods.attention.dense import Dense
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokloom.models.language_model import LanguageModel
+
+WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+ROUNDS = 3
+CONTEXT = 64
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """Seconds of a pass of each width in rows; between two widths the line through them."""
+
+    seconds: dict[int, float]
+
+    def relative(self, rows: int) -> float:
+        """Cost of a pass of `rows` rows, in passes of one row."""
+        widths = sorted(self.seconds)
+        below = max((w for w in widths if w <= rows), default=widths[0])
+        above = min((w for w in widths if w >= rows), default=widths[-1])
+        low, high = self.seconds[below], self.seconds[above]
+        if above == below:
+            value = low * max(1.0, rows / below)
+        else:
+            value = low + (high - low) * (rows - below) / (above - below)
+        return value / self.seconds[widths[0]]
+
+
+class LiveCurve:
+    """A curve that follows what passes really take: measured on a busy machine, or for another length of text, it
+    heals.
+
+    A pass is compared with the passes of one row around it, so that neither the text's length nor a machine that is
+    slow today counts. A width's time is the low quartile of those seen; widths that were not seen are moved with their
+    nearest neighbour that was.
+
+    table: cost of 0, 1, ... rows in passes of one row, never falling; 0 rows cost nothing.
+    cheapest: what one more row costs at least, wherever on the curve.
+    """
+
+    KEPT = 24
+    """Passes of each width that are remembered."""
+    LEAST = 6
+    """Passes of a width that say something."""
+    FRESH = 256
+    """Passes after which one of a single row is too long ago to compare with."""
+
+    def __init__(self, curve: CostCurve, file: Path | None = None, identity: Sequence[object] = ()) -> None:
+        self.curve, self.file, self.identity = curve, file, identity
+        self._plain: deque[tuple[int, float]] = deque(maxlen=self.KEPT)
+        self._seen: dict[int, deque[float]] = {}
+        self._count = self._changed = 0
+        self._saved = curve
+        self._tabulate()
+
+    def fork(self) -> LiveCurve:
+        """The same curve for passes that are done in another way; it is not saved."""
+        return LiveCurve(self.curve)
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A pass of so many rows took so long."""
+        self._count += 1
+        if rows == 1:
+            self._plain.append((self._count, seconds))
+            return
+        recent = [each for count, each in self._plain if self._count - count < self.FRESH]
+        if len(recent) < self.LEAST or rows >= len(self.table):
+            return
+        width = min(self.curve.seconds, key=lambda known: (abs(known - rows), known))
+        if width == 1:
+            return
+        # rows that lie between two widths tell of the nearer one
+        moved = seconds / _quartile(recent) - self.curve.relative(rows) + self.curve.relative(width)
+        seen = self._seen.setdefault(width, deque(maxlen=self.KEPT))
+        seen.append(moved)
+        self._changed += 1
+        if len(seen) >= self.LEAST and self._changed % 4 == 0:
+            self._heal()
+
+    def _heal(self) -> None:
+        """Moves the curve to what was seen."""
+        known = self.curve.seconds
+        one = known[min(known)]
+        factors = {
+            width: max(0.02, _quartile(seen) - 1) / max(0.02, known[width] / one - 1)
+            for width, seen in self._seen.items()
+            if len(seen) >= self.LEAST
+        }
+        if all(abs(factor - 1) < 0.05 for factor in factors.values()):
+            return
+        moved: dict[int, float] = {}
+        for width in sorted(known):
+            factor = factors[min(factors, key=lambda seen: abs(math.log(seen / width)))] if width > min(known) else 1.0
+            moved[width] = max(one, one * (1 + factor * (known[width] / one - 1)))
+        self.curve = CostCurve(moved)
+        self._seen = {width: seen for width, seen in self._seen.items() if width in factors}
+        self._tabulate()
+
+    def _tabulate(self) -> None:
+        widest = max(self.curve.seconds)
+        # times are only ever too long: a pass takes no more than a wider one was seen to
+        falling = accumulate((self.curve.relative(rows) for rows in range(widest, 0, -1)), min)
+        self.table: tuple[float, ...] = (0.0, *(max(1.0, cost) for cost in reversed(list(falling))))
+        self.cheapest = min((after - before for before, after in pairwise(self.table[1:])), default=math.inf)
+
+    def save(self) -> None:
+        """Writes the curve to its file, whole or not at all, if it has moved by more than a tenth."""
+        if self.file is None or self.curve is self._saved:
+            return
+        old, new = self._saved, self.curve
+        if any(abs(new.relative(width) / old.relative(width) - 1) > 0.1 for width in new.seconds):
+            _write(self.file, self.identity, new)
+            self._saved = new
+
+
+def _write(file: Path, identity: Sequence[object], curve: CostCurve) -> None:
+    keep(file, json.dumps({"identity": list(identity), "seconds": curve.seconds}, indent=1))
+
+
+def _quartile(times: Iterable[float]) -> float:
+    ordered = sorted(times)
+    return ordered[len(ordered) // 4]
+
+
+def measure(model: LanguageModel) -> CostCurve:
+    """Times passes of every width in interleaved rounds; the fastest of each counts."""
+    store = new_store(model, Dense(), CONTEXT + WIDTHS[-1])
+    tokens = [i % model.vocabulary.size for i in range(CONTEXT)]
+    for _ in prefill(model, store, tokens, CONTEXT):
+        pass
+    seconds = dict.fromkeys(WIDTHS, float("inf"))
+    for _ in range(ROUNDS):
+        for width in WIDTHS:
+            parents = (-1,) * width  # a tree without a path: nothing of it has to stay
+            step = Step((CONTEXT,) * width, model.device, parents=parents)
+            start = time.perf_counter()
+            forward(model, store, tokens[:1] * width, step, all_logits=True)
+            seconds[width] = min(seconds[width], time.perf_counter() - start)
+            store.accept([])
+    return CostCurve(seconds)
+
+
+def load_or_measure(model: LanguageModel) -> LiveCurve:
+    """The curve of this model on this machine, from the cache directory if it was measured before."""
+    parameters = sum(p.numel() for p in model.model.parameters())
+    identity = [
+        type(model.model).__name__, parameters, str(model.dtype), model.weights, str(model.device),
+        torch.get_num_threads(), torch.__version__, kernels(), *WIDTHS,
+    ]  # fmt: skip
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    path = cache_dir() / "cost_curves" / f"{name}.json"
+    if path.is_file():
+        try:
+            known = CostCurve({int(rows): float(s) for rows, s in json.loads(path.read_text())["seconds"].items()})
+            return LiveCurve(known, path, identity)
+        except (ValueError, KeyError, AttributeError):
+            path.unlink()  # not ours or damaged: measure anew
+    curve = measure(model)
+    _write(path, identity, curve)
+    return LiveCurve(curve, path, identity)
