@@ -30,7 +30,7 @@ import tokloom
 from tokloom.attention.policy import AttentionPolicy
 from tokloom.compare.placement import Contender, contenders
 from tokloom.engine.forward import forward, new_store
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import TokloomError
 from tokloom.kv.store import KVStore, Step
 from tokloom.spec import split_specs
@@ -61,7 +61,7 @@ class Reader:
 
     def __init__(self, model: tokloom.LanguageModel, policy: AttentionPolicy, kv: str, chunk: int) -> None:
         self.model = model
-        self.host = Host(model, policy, 256, kv=kv, prefill_chunk=chunk)
+        self.host = RequestContext(model, policy, 256, kv=kv, prefill_chunk=chunk)
         self.store: KVStore
 
     def read(self, tokens: list[int]) -> float:
@@ -164,7 +164,7 @@ def keys(args: argparse.Namespace, model: tokloom.LanguageModel, rows: list[Cont
             store.begin(Step(positions, model.device, prompt=True))
             for layer in store.layers:
                 layer.update(*(torch.randn(1, kv_heads, len(positions), width, generator=generator) for _ in range(2)))
-                layer.hold(torch.randn(1, heads, len(positions), width, generator=generator), None)
+                layer.finish(torch.randn(1, heads, len(positions), width, generator=generator), None)
         store.prepare()
         return store
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import tokloom
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.kv.store import Step
 from tokloom.methods.attention.dense import Dense
 from tokloom.methods.decode._datastore import Datastore, build, neighbour_distribution, place
@@ -35,7 +35,7 @@ def windows(model: LanguageModel, tokens: list[int], layer: int) -> list[Window]
     found = []
     for start in range(0, len(tokens) - OVERLAP, WINDOW - OVERLAP):
         piece = tokens[start : start + WINDOW]
-        host = Host(model, Dense(), 0, kv=None, prefill_chunk=WINDOW)
+        host = RequestContext(model, Dense(), 0, kv=None, prefill_chunk=WINDOW)
         step = Step(tuple(range(len(piece))), model.device, prompt=True)
         output = host.forward(host.open(len(piece)), piece, step, hidden_layer=place(layer))
         first = OVERLAP if start else 0

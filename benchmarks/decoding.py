@@ -57,7 +57,7 @@ REPETITIVE = [
 DRAFTERS = ("prompt_lookup", "suffix_automaton", "token_recycling", "dyspec", "aded", "merged")
 PLAIN, GENERATE = "tokloom plain", "transformers generate"
 FREE, CERTAIN = "no drafts", "certain tokens"
-LEAST = 8
+MINIMUM = 8
 """Tokens of an output that is worth timing."""
 
 
@@ -273,7 +273,7 @@ def rows_of(results: Results, methods: list[str], reference: str) -> list[Row]:
     for line in results.lines:
         texts[line.kind, line.case][line.method] = line
     whole = {
-        key: by for key, by in texts.items() if set(methods) <= set(by) and len(by[reference].tokens) >= LEAST
+        key: by for key, by in texts.items() if set(methods) <= set(by) and len(by[reference].tokens) >= MINIMUM
     }  # fmt: skip
     kinds = list(dict.fromkeys(kind for kind, _ in whole))
     rows = []

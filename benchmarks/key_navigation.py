@@ -11,7 +11,7 @@ import argparse
 import re
 
 import tokloom
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.methods.attention.dense import Dense
 from tokloom.methods.decode.key_navigation import KeyNavigation
 
@@ -51,7 +51,7 @@ def main() -> None:
 
     def first_logits(text: str):  # type: ignore[no-untyped-def]
         tokens = model.encode(text)
-        host = Host(model, Dense(), 0, kv=None, prefill_chunk=512)
+        host = RequestContext(model, Dense(), 0, kv=None, prefill_chunk=512)
         return host.prefill(host.open(len(tokens)), tokens).logits[0]
 
     before, after = FRAMES[args.form]

@@ -28,8 +28,8 @@ from rich.table import Table
 import tokloom
 from tokloom import LanguageModel, registry
 from tokloom.decode.drafter import Drafter, Verified
-from tokloom.engine.host import Host
 from tokloom.engine.prediction import PlainPrediction
+from tokloom.engine.request_context import RequestContext
 from tokloom.engine.speculation.cost_curve import CostCurve, LiveCurve
 from tokloom.engine.speculation.drafting import Drafting
 from tokloom.methods.attention.dense import Dense
@@ -61,15 +61,15 @@ class Replayed:
 
 def replay(model: LanguageModel, drafting: Drafting, answer: Recorded, costs: CostCurve) -> Replayed:
     prompt = model.chat_tokens([{"role": "user", "content": answer.question}])
-    prediction = PlainPrediction(Host(model, Dense(), LIMIT, kv=None, prefill_chunk=512))
+    prediction = PlainPrediction(RequestContext(model, Dense(), LIMIT, kv=None, prefill_chunk=512))
     end = len(prompt) + len(answer.tokens)
     text = [*prompt, answer.tokens[0]]
     following = drafting.follow(prompt)
     passes, cost = 0, 0.0
     while len(text) < end:
         before = list(text)
-        room = LIMIT - (len(text) - len(prompt)) - 1
-        tree = drafting.propose(text, room, prediction, following=following)
+        max_draft_tokens = LIMIT - (len(text) - len(prompt)) - 1
+        tree = drafting.propose(text, max_draft_tokens, prediction, following=following)
         children = {(parent, token): i for i, (parent, token) in enumerate(zip(tree.parents, tree.tokens, strict=True))}
         node: int | None = -1
         path = [0]

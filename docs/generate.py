@@ -91,8 +91,8 @@ def readme_table(cards: list[Card]) -> str:
 
 
 def stage_in_words(stage: str) -> str:
-    """What a stage decides, from the first sentence of its stage.py: "The context stage: which text ..."."""
-    tree = ast.parse((Path(registry.__file__).parent / stage / "stage.py").read_text(encoding="utf-8"))
+    """What a stage decides, from the docstring of its folder of methods: "The context stage: which text ..."."""
+    tree = ast.parse((Path(registry.__file__).parent / "methods" / stage / "__init__.py").read_text(encoding="utf-8"))
     first = (ast.get_docstring(tree) or "").split("\n\n")[0]
     return " ".join(first.partition(":")[2].split()).rstrip(".")
 

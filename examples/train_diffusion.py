@@ -64,21 +64,21 @@ def new_model(tokenizer: PreTrainedTokenizerFast, options: argparse.Namespace, d
     return LlamaForCausalLM(config)
 
 
-def masked(batch: torch.Tensor, mask: int, most: float, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def masked(batch: torch.Tensor, mask: int, maximum: float, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows with tokens masked behind a clean beginning, at most that share of them, and which ones."""
     rows, length = batch.shape
     start = torch.randint(0, length - 8, (rows, 1), generator=draw)
-    share = most * torch.rand(rows, 1, generator=draw).clamp_min(0.05)
+    share = maximum * torch.rand(rows, 1, generator=draw).clamp_min(0.05)
     hidden = (torch.rand(rows, length, generator=draw) < share) & (torch.arange(length) >= start)
     hidden[:, -1] |= ~hidden.any(1)
     return batch.masked_fill(hidden, mask), hidden
 
 
-def loss_of(model: Any, batch: torch.Tensor, mask: int | None, most: float, draw: torch.Generator) -> torch.Tensor:
+def loss_of(model: Any, batch: torch.Tensor, mask: int | None, maximum: float, draw: torch.Generator) -> torch.Tensor:
     if mask is None:
         logits = model(input_ids=batch[:, :-1]).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-    rows, hidden = masked(batch, mask, most, draw)
+    rows, hidden = masked(batch, mask, maximum, draw)
     both_ways = torch.ones(1, 1, 1, 1, dtype=torch.bool).expand(len(batch), 1, batch.shape[1], batch.shape[1])
     logits = model(input_ids=rows, attention_mask=both_ways).logits
     return torch.nn.functional.cross_entropy(logits[hidden], batch[hidden])

@@ -71,19 +71,19 @@ GrammarProgram* make_program(GrammarProgram* self, LexerPool& pool, Form form, S
   return new (self) GrammarProgram(pool, std::move(form), std::move(specials), std::move(ends), limit);
 }
 
-// A place with its program, which must not go before it.
-struct BoundPlace {
+// A state with its program, which must not go before it.
+struct BoundState {
   GrammarProgram* program;
-  GrammarPlace place;
+  GrammarState state;
 };
 
-void mask_all(const std::vector<const BoundPlace*>& places, int32_t* out, size_t words, int threads) {
+void mask_all(const std::vector<const BoundState*>& states, int32_t* out, size_t words, int threads) {
   std::exception_ptr failed;
   std::mutex mutex;
-  parallel_for(places.size(), 1, threads, [&](size_t begin, size_t end) {
+  parallel_for(states.size(), 1, threads, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
       try {
-        places[i]->program->mask(places[i]->place, reinterpret_cast<uint32_t*>(out) + i * words);
+        states[i]->program->mask(states[i]->state, reinterpret_cast<uint32_t*>(out) + i * words);
       } catch (...) {
         const std::lock_guard<std::mutex> locked(mutex);
         failed = std::current_exception();
@@ -119,85 +119,85 @@ void bind_grammar(nb::module_& m) {
       .def_prop_ro("writes_all", [](const LexerPool& self) { return self.vocabulary().writes_all(); })
       .def_prop_ro("nbytes", &LexerPool::memory);
 
-  nb::class_<BoundPlace>(m, "GrammarPlace")
+  nb::class_<BoundState>(m, "GrammarState")
       .def(
           "mask",
-          [](const BoundPlace& self, const Bitmask& out) {
+          [](const BoundState& self, const Bitmask& out) {
             check_words(out.shape(0), *self.program);
             auto* words = reinterpret_cast<uint32_t*>(out.data());
             const nb::gil_scoped_release unlocked;
-            self.program->mask(self.place, words);
+            self.program->mask(self.state, words);
           },
           nb::arg("out").noconvert())
       .def(
           "step",
-          [](const BoundPlace& self, int64_t token) -> nb::object {
-            BoundPlace next = self;
+          [](const BoundState& self, int64_t token) -> nb::object {
+            BoundState next = self;
             bool allowed;
             {
               const nb::gil_scoped_release unlocked;  // another thread may be making a mask under the engine's lock
-              allowed = self.program->step(next.place, token);
+              allowed = self.program->step(next.state, token);
             }
             return allowed ? nb::cast(std::move(next)) : nb::none();
           },
           nb::arg("token"))
       .def(
           "step_bytes",
-          [](const BoundPlace& self, const nb::bytes& data) -> nb::object {
-            BoundPlace next = self;
+          [](const BoundState& self, const nb::bytes& data) -> nb::object {
+            BoundState next = self;
             const std::string_view bytes(data.c_str(), data.size());
             bool allowed;
             {
               const nb::gil_scoped_release unlocked;
-              allowed = self.program->step_bytes(next.place, bytes);
+              allowed = self.program->step_bytes(next.state, bytes);
             }
             return allowed ? nb::cast(std::move(next)) : nb::none();
           },
           nb::arg("data"))
       .def(
           "forced",
-          [](const BoundPlace& self, size_t most) {
+          [](const BoundState& self, size_t most) {
             std::string bytes;
-            if (!self.place.ended) {
+            if (!self.state.ended) {
               const nb::gil_scoped_release unlocked;
-              bytes = self.place.parser->forced(self.place.at, most);
+              bytes = self.state.parser->forced(self.state.at, most);
             }
             return as_bytes(bytes);
           },
-          nb::arg("most"))
-      .def_prop_ro("ended", [](const BoundPlace& self) { return self.place.ended; })
-      .def_prop_ro("complete", [](const BoundPlace& self) { return self.program->complete(self.place); })
-      .def_prop_ro("stuck", [](const BoundPlace& self) {
+          nb::arg("maximum"))
+      .def_prop_ro("ended", [](const BoundState& self) { return self.state.ended; })
+      .def_prop_ro("complete", [](const BoundState& self) { return self.program->complete(self.state); })
+      .def_prop_ro("stuck", [](const BoundState& self) {
                      const nb::gil_scoped_release unlocked;
-                     return self.program->stuck(self.place);
+                     return self.program->stuck(self.state);
                    })
-      .def_prop_ro("stale", [](const BoundPlace& self) { return self.place.parser->full(); });
+      .def_prop_ro("stale", [](const BoundState& self) { return self.state.parser->full(); });
 
   nb::class_<GrammarProgram>(m, "GrammarProgram")
       .def("__init__", &make_program, nb::arg("pool"), nb::arg("form"), nb::arg("specials"), nb::arg("ends"),
            nb::arg("limit"), nb::keep_alive<1, 2>())
       .def("start",
            [](GrammarProgram& self) {
-             BoundPlace place{&self, {}};
+             BoundState state{&self, {}};
              const nb::gil_scoped_release unlocked;
-             place.place = self.start();
-             return place;
+             state.state = self.start();
+             return state;
            })
       .def_prop_ro("nbytes", &GrammarProgram::memory);
 
   m.def(
       "grammar_masks",
-      [](const nb::sequence& places, const Bitmasks& out, int threads) {
-        std::vector<const BoundPlace*> all;
-        for (nb::handle place : places) all.push_back(nb::cast<const BoundPlace*>(place));
+      [](const nb::sequence& states, const Bitmasks& out, int threads) {
+        std::vector<const BoundState*> all;
+        for (nb::handle state : states) all.push_back(nb::cast<const BoundState*>(state));
         check_rows(out.shape(0), all.size());
-        for (const BoundPlace* place : all) check_words(out.shape(1), *place->program);
+        for (const BoundState* state : all) check_words(out.shape(1), *state->program);
         int32_t* words = out.data();
         const size_t row = out.shape(1);
         const nb::gil_scoped_release unlocked;
         mask_all(all, words, row, threads);
       },
-      nb::arg("places"), nb::arg("out").noconvert(), nb::arg("threads"));
+      nb::arg("states"), nb::arg("out").noconvert(), nb::arg("threads"));
 
   m.def(
       "forbid",

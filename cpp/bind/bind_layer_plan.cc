@@ -76,7 +76,7 @@ void tokloom::bind_layer_plan(nb::module_& m) {
           [](LayerPlan& self, const Index& index, float later, float most, uintptr_t left) {
             self.choose_by_density(index, Density{later, most, pointer<float>(left)});
           },
-          nb::arg("index"), nb::arg("later"), nb::arg("most"), nb::arg("left"))
+          nb::arg("index"), nb::arg("later"), nb::arg("maximum"), nb::arg("left"))
       .def(
           "choose_clusters",
           [](LayerPlan& self, const Index& centroids, uintptr_t label, uintptr_t sizes, size_t count, size_t clusters,

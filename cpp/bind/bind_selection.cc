@@ -56,7 +56,7 @@ ScoreCall score_call(uintptr_t queries, Strides query_strides, size_t heads, siz
 }  // namespace
 
 Reduce tokloom::reduce_of(const std::string& name) {
-  if (name == "most") return Reduce::most;
+  if (name == "max") return Reduce::most;
   if (name == "sum") return Reduce::sum;
   if (name == "mass") return Reduce::mass;
   if (name == "each") return Reduce::each;
@@ -82,7 +82,7 @@ void tokloom::bind_selection(nb::module_& m) {
       nb::arg("rows"), nb::arg("width"), nb::arg("keys"), nb::arg("storage"), nb::arg("head_stride"), nb::arg("count"),
       nb::arg("scale"), nb::arg("out"), nb::arg("threads"), nb::arg("key_scales") = 0, nb::arg("begin") = 0,
       nb::arg("ends") = 0, nb::arg("index") = 0, nb::arg("chosen") = -1, nb::arg("index_heads") = 1,
-      nb::arg("index_rows") = 1, nb::arg("use") = 0, nb::arg("reduce") = "most", nb::arg("shared") = false,
+      nb::arg("index_rows") = 1, nb::arg("use") = 0, nb::arg("reduce") = "max", nb::arg("shared") = false,
       nb::arg("centres") = 0);
 
   m.def(
@@ -108,7 +108,7 @@ void tokloom::bind_selection(nb::module_& m) {
       nb::arg("rows"), nb::arg("width"), nb::arg("keys"), nb::arg("storage"), nb::arg("head_stride"), nb::arg("count"),
       nb::arg("scale"), nb::arg("out"), nb::arg("k"), nb::arg("threads"), nb::arg("key_scales") = 0,
       nb::arg("begin") = 0, nb::arg("ends") = 0, nb::arg("index") = 0, nb::arg("chosen") = -1,
-      nb::arg("index_heads") = 1, nb::arg("index_rows") = 1, nb::arg("use") = 0, nb::arg("reduce") = "most",
+      nb::arg("index_heads") = 1, nb::arg("index_rows") = 1, nb::arg("use") = 0, nb::arg("reduce") = "max",
       nb::arg("shared") = false, nb::arg("centres") = 0, nb::arg("counts") = 0, nb::arg("mass") = 0.0f,
       nb::arg("page") = 1,
       nb::arg("slot_begin") = 0, nb::arg("slot_ends") = 0, nb::arg("first") = false);

@@ -34,53 +34,53 @@ std::shared_ptr<Parser> GrammarProgram::parser() {
   return parser_;
 }
 
-GrammarPlace GrammarProgram::start() {
-  GrammarPlace place{parser(), nullptr, false};
-  place.at = place.parser->start();
-  return place;
+GrammarState GrammarProgram::start() {
+  GrammarState state{parser(), nullptr, false};
+  state.at = state.parser->start();
+  return state;
 }
 
-bool GrammarProgram::step(GrammarPlace& place, int64_t token) const {
-  if (place.ended || token < 0 || token >= static_cast<int64_t>(tokens())) return false;
+bool GrammarProgram::step(GrammarState& state, int64_t token) const {
+  if (state.ended || token < 0 || token >= static_cast<int64_t>(tokens())) return false;
   const auto id = static_cast<uint32_t>(token);
-  if (const Configuration* next = place.parser->step_special(place.at, id)) {
-    if (!place.parser->can_finish(next)) return false;
-    place.at = next;
+  if (const Configuration* next = state.parser->step_special(state.at, id)) {
+    if (!state.parser->can_finish(next)) return false;
+    state.at = next;
     return true;
   }
-  if (place.at->complete && std::find(ends_.begin(), ends_.end(), id) != ends_.end()) {
-    place.ended = true;
+  if (state.at->complete && std::find(ends_.begin(), ends_.end(), id) != ends_.end()) {
+    state.ended = true;
     return true;
   }
   const std::string_view bytes = pool_.vocabulary().trie().key(id);
   if (bytes.empty()) return false;
-  const Configuration* next = place.parser->step(place.at, bytes);
-  if (next == nullptr || !place.parser->can_finish(next)) return false;
-  place.at = next;
+  const Configuration* next = state.parser->step(state.at, bytes);
+  if (next == nullptr || !state.parser->can_finish(next)) return false;
+  state.at = next;
   return true;
 }
 
-bool GrammarProgram::step_bytes(GrammarPlace& place, std::string_view bytes) const {
-  if (place.ended) return false;
-  const Configuration* next = place.parser->step(place.at, bytes);
+bool GrammarProgram::step_bytes(GrammarState& state, std::string_view bytes) const {
+  if (state.ended) return false;
+  const Configuration* next = state.parser->step(state.at, bytes);
   if (next == nullptr) return false;
-  place.at = next;
+  state.at = next;
   return true;
 }
 
-void GrammarProgram::mask(const GrammarPlace& place, uint32_t* out) const {
-  if (place.ended) {
+void GrammarProgram::mask(const GrammarState& state, uint32_t* out) const {
+  if (state.ended) {
     std::fill(out, out + words(), 0u);
     return;
   }
-  place.parser->mask(place.at).write(out, words());
-  if (!place.at->complete) return;
+  state.parser->mask(state.at).write(out, words());
+  if (!state.at->complete) return;
   for (const uint32_t token : ends_) out[token / 32] |= uint32_t{1} << token % 32;
 }
 
-bool GrammarProgram::stuck(const GrammarPlace& place) const {
-  if (place.ended || place.at->complete) return false;
-  const ConfigurationMask& mask = place.parser->mask(place.at);
+bool GrammarProgram::stuck(const GrammarState& state) const {
+  if (state.ended || state.at->complete) return false;
+  const ConfigurationMask& mask = state.parser->mask(state.at);
   const auto any = [](const std::vector<uint32_t>& words) {
     return std::any_of(words.begin(), words.end(), [](uint32_t word) { return word != 0; });
   };

@@ -11,7 +11,7 @@
 
 namespace tokloom {
 
-// The lexer that the grammars of a vocabulary share. When it has grown beyond the limit, a new one takes its place;
+// The lexer that the grammars of a vocabulary share. When it has grown beyond the limit, a new one takes over;
 // the old one goes with the last parser that uses it.
 class LexerPool {
  public:
@@ -30,7 +30,7 @@ class LexerPool {
 };
 
 // Where one output is. Values: a step makes another.
-struct GrammarPlace {
+struct GrammarState {
   std::shared_ptr<Parser> parser;
   const Configuration* at = nullptr;
   bool ended = false;  // by an end-of-sequence token
@@ -41,15 +41,15 @@ class GrammarProgram {
   // Keeps a reference to the pool. Throws GrammarProblem.
   GrammarProgram(LexerPool& pool, Form form, SpecialTokens specials, std::vector<uint32_t> ends, size_t limit);
 
-  GrammarPlace start();
-  // False, and `place` as it was, if the token may not come next.
-  bool step(GrammarPlace& place, int64_t token) const;
-  bool step_bytes(GrammarPlace& place, std::string_view bytes) const;
+  GrammarState start();
+  // False, and `state` as it was, if the token may not come next.
+  bool step(GrammarState& state, int64_t token) const;
+  bool step_bytes(GrammarState& state, std::string_view bytes) const;
   // Writes words() words.
-  void mask(const GrammarPlace& place, uint32_t* out) const;
-  bool complete(const GrammarPlace& place) const { return place.ended || place.at->complete; }
+  void mask(const GrammarState& state, uint32_t* out) const;
+  bool complete(const GrammarState& state) const { return state.ended || state.at->complete; }
   // No token may come, though the output is not complete.
-  bool stuck(const GrammarPlace& place) const;
+  bool stuck(const GrammarState& state) const;
 
   const Form& form() const { return form_; }
   size_t words() const { return pool_.vocabulary().words(); }

@@ -208,8 +208,8 @@ class Reader {
   }
 
   static void bounds(const nb::object& from, uint32_t& least, uint32_t& most, const std::string& where) {
-    least = count_of(from.attr("least"), where);
-    const nb::object upper = from.attr("most");
+    least = count_of(from.attr("minimum"), where);
+    const nb::object upper = from.attr("maximum");
     most = upper.is_none() ? Form::kUnbounded : count_of(upper, where);
     if (most < least) {
       throw GrammarProblem(where, "at least " + std::to_string(least) + " but at most " + std::to_string(most) + " can't be");

@@ -158,9 +158,9 @@ class LayerPlan:
     def choose(self, index: Index, budget: int, mass: float = 0.0) -> None:
         """The best slots, or as many pages as are in the budget; mass: as of `select_slots`."""
 
-    def choose_by_density(self, index: Index, later: float, most: float, left: int) -> None:
+    def choose_by_density(self, index: Index, later: float, maximum: float, left: int) -> None:
         """As many of the best pages as are a row's share of `left`, float32 (rows,), by the density of their scores
-        beside the `later` ones, at most `most` slots; takes that off `left`."""
+        beside the `later` ones, at most `maximum` slots; takes that off `left`."""
 
     def choose_clusters(
         self, centroids: Index, label: int, sizes: int, count: int, clusters: int, threshold: float
@@ -333,7 +333,7 @@ def score_slots(
     index_heads: int = 1,
     index_rows: int = 1,
     use: int = 0,
-    reduce: str = "most",
+    reduce: str = "max",
     shared: bool = False,
     centres: int = 0,
 ) -> None:
@@ -348,7 +348,7 @@ def score_slots(
         begin, ends: row r may choose slots of [begin, ends[r]), int32 (rows,); others get -inf. Left out: [0, count).
         index: int64 (kv_heads or 1, rows or 1, chosen): the slots that are scored, -1 for none; chosen -1: no index.
         use: uint8 (heads, rows): which heads have a say. Left out: all.
-        reduce: "most", "sum", or "mass", the sum of each head's softmax over what its row may choose; "each" for a
+        reduce: "max", "sum", or "mass", the sum of each head's softmax over what its row may choose; "each" for a
             result for each query head, (heads, rows, count or chosen).
         shared: one result for all KV heads, else one for each, over its group.
         out: (1 or kv_heads, rows, count or chosen).
@@ -378,7 +378,7 @@ def select_slots(
     index_heads: int = 1,
     index_rows: int = 1,
     use: int = 0,
-    reduce: str = "most",
+    reduce: str = "max",
     shared: bool = False,
     centres: int = 0,
     counts: int = 0,
@@ -554,26 +554,26 @@ class GrammarProgram:
     def __init__(
         self, pool: LexerPool, form: GrammarForm, specials: Mapping[str, int], ends: Sequence[int], limit: int
     ) -> None: ...
-    def start(self) -> GrammarPlace:
+    def start(self) -> GrammarState:
         """The place of an empty output. The program must outlive its places."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of states so far."""
 
-class GrammarPlace:
+class GrammarState:
     """Where an output is in a grammar; a value. Methods may raise GrammarError where a limit is reached."""
 
     def mask(self, out: NDArray[np.int32]) -> None:
         """Writes the bitmask of the tokens that may come next, as ChoiceSet.mask does."""
 
-    def step(self, token: int) -> GrammarPlace | None:
-        """The place after a token; None if it may not come next."""
+    def step(self, token: int) -> GrammarState | None:
+        """The state after a token; None if it may not come next."""
 
-    def step_bytes(self, data: bytes) -> GrammarPlace | None:
-        """The place after bytes; None if they may not come next."""
+    def step_bytes(self, data: bytes) -> GrammarState | None:
+        """The state after bytes; None if they may not come next."""
 
-    def forced(self, most: int) -> bytes:
+    def forced(self, maximum: int) -> bytes:
         """The bytes that must come next, at most so many."""
 
     @property
@@ -590,10 +590,10 @@ class GrammarPlace:
 
     @property
     def stale(self) -> bool:
-        """The states that this place is one of take more memory than they should: begin again from `start`."""
+        """The states that this state is one of take more memory than they should: begin again from `start`."""
 
-def grammar_masks(places: Sequence[GrammarPlace], out: NDArray[np.int32], threads: int) -> None:
-    """Each place's mask, int32 (places, words), on several threads, without Python's lock."""
+def grammar_masks(states: Sequence[GrammarState], out: NDArray[np.int32], threads: int) -> None:
+    """Each state's mask, int32 (states, words), on several threads, without Python's lock."""
 
 def forbid(logits: int, type: str, tokens: int, stride: int, masks: NDArray[np.int32]) -> None:
     """Sets logits to minus infinity where the mask of their row has not the token's bit.

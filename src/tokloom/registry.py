@@ -13,6 +13,8 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -35,11 +37,13 @@ C = TypeVar("C", bound=type)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(pydantic.Field,))
-def method(*, stage: str) -> Any:
+def method(*, stage: str, renamed: Mapping[str, str] | None = None) -> Any:
     """Declares a class as a method of `stage` and makes it a frozen, validated options dataclass.
 
     The class's annotated fields are its options; the string literal under a field documents it.
     The public name is the stem of the file that holds the class.
+
+    renamed: former names of options with today's. They are still taken, with a DeprecationWarning, for one version.
     """
     if stage not in STAGES:
         raise ArgumentError("stage", stage, "one of " + ", ".join(STAGES))
@@ -52,6 +56,10 @@ def method(*, stage: str) -> Any:
 
         @functools.wraps(validated)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            for old in [old for old in renamed or {} if old in kwargs]:
+                new = (renamed or {})[old]
+                warnings.warn(f"{name}:{old} is called {new} now", DeprecationWarning, stacklevel=2)
+                kwargs.setdefault(new, kwargs.pop(old))
             try:
                 validated(self, *args, **kwargs)
             except pydantic.ValidationError as error:

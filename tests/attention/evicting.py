@@ -99,14 +99,14 @@ def read(model: LanguageModel, store: KVStore, tokens: list[int], chunks: Sequen
 
 
 def check_trees(model: LanguageModel, policy: Evicting, tokens: list[int], prompt: int) -> None:
-    """Draft trees as long as `room` allows give the logits, the slots and the scores of single steps."""
+    """Draft trees as long as `max_draft_tokens` allows give the logits, the slots and the scores of single steps."""
     single, tree = new_store(model, policy, 0), new_store(model, policy, 0)
     for store in (single, tree):
         for _ in prefill(model, store, tokens[:prompt], 32):
             pass
     start = prompt
     while start < len(tokens):
-        stop = min(start + tree.room(), len(tokens))
+        stop = min(start + tree.max_draft_tokens(), len(tokens))
         expected = [
             forward(model, single, [tokens[i]], step_at(model, i), all_logits=True)[0] for i in range(start, stop)
         ]

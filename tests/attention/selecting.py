@@ -146,8 +146,8 @@ class Compared(AttentionPolicy):
             for head, (chosen, exact) in enumerate(zip(self._sets(policy, layer, queries), best, strict=True)):
                 found.chosen, found.exact = found.chosen + len(chosen), found.exact + len(exact)
                 found.both += len(chosen & exact)
-                held, most = (float(weights[head, sorted(slots)].sum()) for slots in (chosen, exact))
-                found.mass.append(held / most)
+                held, maximum = (float(weights[head, sorted(slots)].sum()) for slots in (chosen, exact))
+                found.mass.append(held / maximum)
         return
 
     def _sets(self, policy: Selecting, layer, queries) -> list[set[int]]:  # type: ignore[no-untyped-def]

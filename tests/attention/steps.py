@@ -37,7 +37,7 @@ def check_steps(model: LanguageModel, policy: AttentionPolicy, visible: Visible,
 
 
 def check_trees(model: LanguageModel, policy: AttentionPolicy, prompt: int, trees: int, depth: int) -> None:
-    """Trees of `depth` drafted levels, as deep as `room` lets them, give the logits of single steps."""
+    """Trees of `depth` drafted levels, as deep as `max_draft_tokens` lets them, give the logits of single steps."""
     tokens = some_tokens(model, prompt + trees * (depth + 1))
     single, tree = (read(model, policy, tokens[:prompt]) for _ in range(2))
     expected = [
@@ -45,7 +45,7 @@ def check_trees(model: LanguageModel, policy: AttentionPolicy, prompt: int, tree
     ]
     start = prompt
     while start < len(tokens):
-        levels = min(depth, tree.room() - 1, len(tokens) - start - 1)
+        levels = min(depth, tree.max_draft_tokens() - 1, len(tokens) - start - 1)
         rows, parents, positions, path = [tokens[start]], [-1], [start], [0]
         for level, token in enumerate(tokens[start + 1 : start + levels + 1], 1):
             above = path[-1]

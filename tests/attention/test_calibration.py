@@ -13,7 +13,7 @@ from tests import tiny_models
 from tokloom.attention.calibration import code_of
 from tokloom.attention.policy import AttentionPolicy, Calibration
 from tokloom.engine.forward import calibrated
-from tokloom.methods.attention.fasa import DominantChunks, Fasa
+from tokloom.methods.attention.fasa import FASA, DominantChunks
 from tokloom.models.language_model import LanguageModel
 
 MODULE = """
@@ -51,24 +51,24 @@ def same(one: Calibration, other: Calibration) -> bool:
 
 
 def test_made_once(cache: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = calibrated(model, Fasa())
+    made = calibrated(model, FASA())
     (path,) = cache.iterdir()
-    monkeypatch.setattr(DominantChunks, "conclude", None)  # a second time it is not asked
-    assert same(again(model, Fasa(budget=64)), made)
+    monkeypatch.setattr(DominantChunks, "finish_calibration", None)  # a second time it is not asked
+    assert same(again(model, FASA(budget=64)), made)
     assert list(cache.iterdir()) == [path]
 
 
 def test_a_damaged_file_is_made_anew(cache: Path, model: LanguageModel) -> None:
-    made = calibrated(model, Fasa())
+    made = calibrated(model, FASA())
     (path,) = cache.iterdir()
     path.write_bytes(path.read_bytes()[:100])
-    assert same(again(model, Fasa()), made)
+    assert same(again(model, FASA()), made)
     assert path.stat().st_size > 100
 
 
 def test_another_model_has_its_own(cache: Path, model: LanguageModel) -> None:
-    calibrated(model, Fasa())
-    calibrated(tiny_models.build_qwen3(), Fasa())
+    calibrated(model, FASA())
+    calibrated(tiny_models.build_qwen3(), FASA())
     assert len(list(cache.iterdir())) == 2
 
 

@@ -250,9 +250,9 @@ def test_int4_groups_are_near_and_no_worse_than_the_plain_grid() -> None:
     assert (got[0, 1] == 3.0).all()
     for first in (0, 32, 64):
         group, near = x[:, 4:, first : first + 32], got[:, 4:, first : first + 32]
-        least, most = group.amin(-1, keepdim=True), group.amax(-1, keepdim=True)
-        step = ((most - least) / 15).bfloat16().float()
-        zero = least.bfloat16().float()
+        minimum, maximum = group.amin(-1, keepdim=True), group.amax(-1, keepdim=True)
+        step = ((maximum - minimum) / 15).bfloat16().float()
+        zero = minimum.bfloat16().float()
         plain = ((group - zero) / step).round().clamp(0, 15) * step + zero
         error, of_plain = ((near - group) ** 2).sum(-1), ((plain - group) ** 2).sum(-1)
         assert (error <= of_plain * 1.0001).all()

@@ -24,7 +24,7 @@ def read(kind: str, name: str) -> KVStore:
     return store
 
 
-EVICTING = [name for name in POLICIES if policy(name).holds(read("core", name).layers[0]) < UNLIMITED]
+EVICTING = [name for name in POLICIES if policy(name).max_slots(read("core", name).layers[0]) < UNLIMITED]
 
 
 def test_the_policies_that_evict_have_a_bound() -> None:
@@ -36,15 +36,15 @@ def test_the_policies_that_evict_have_a_bound() -> None:
 def test_peak_is_the_budget_and_one_chunk(kind: str, name: str) -> None:
     store, model = read(kind, name), shared(kind)
     for layer in store.layers:
-        bound = layer.window + 64 if layer.window is not None else policy(name).holds(layer)
+        bound = layer.window + 64 if layer.window is not None else policy(name).max_slots(layer)
         assert layer.slots.peak_bytes <= layer.bytes / layer.slots.capacity * (bound + CHUNK)
     store.shrink(SPARE)
     for layer in store.layers:
-        assert layer.window is not None or layer.slots.capacity <= policy(name).holds(layer) * 5 // 4
+        assert layer.window is not None or layer.slots.capacity <= policy(name).max_slots(layer) * 5 // 4
     for i in range(300, 340):
         forward(model, store, [9], step_at(model, i), all_logits=True)
     for layer in store.layers:  # heads may differ by now
-        assert layer.window is not None or layer.slots.capacity <= policy(name).holds(layer) * 5 // 4
+        assert layer.window is not None or layer.slots.capacity <= policy(name).max_slots(layer) * 5 // 4
     tree = Step((340, *[341] * 40), model.device, parents=(-1, *[0] * 40))
     forward(model, store, [9] * 41, tree, all_logits=True)
     store.accept([0])

@@ -30,13 +30,13 @@ class Ragged(AttentionPolicy):
     seed: int = 0
     interval: int = 3
 
-    def room(self, seen: int) -> int:
+    def max_draft_tokens(self, seen: int) -> int:
         return self.interval - seen % self.interval
 
     def kept(self, layer: int, head: int, held: list[int], seen: int) -> list[int]:
-        chance = (0.8, 0.3, 0.0)[(layer + head + self.seed) % 3]
+        probability = (0.8, 0.3, 0.0)[(layer + head + self.seed) % 3]
         noise = {p: hash((self.seed, layer, head, p)) % 1000 / 1000 for p in held}
-        return [p for p in held if p >= seen - 4 or noise[p] < chance]
+        return [p for p in held if p >= seen - 4 or noise[p] < probability]
 
     def evict(self, layer: KVLayer) -> torch.Tensor:
         rows = []
@@ -45,8 +45,8 @@ class Ragged(AttentionPolicy):
             assert positions == [-1] * (len(positions) - len(held)) + held, "holes stand at the front"
             kept = set(self.kept(layer.index, head, held, layer.seen))
             rows.append([slot for slot, p in enumerate(positions) if p in kept])
-        most = max(map(len, rows)) + self.seed % 2  # a column of holes alone is no matter
-        return torch.tensor([[[-1] * (most - len(row)) + row for row in rows]])
+        maximum = max(map(len, rows)) + self.seed % 2  # a column of holes alone is no matter
+        return torch.tensor([[[-1] * (maximum - len(row)) + row for row in rows]])
 
 
 def variant(kind: str) -> LanguageModel:
@@ -116,7 +116,7 @@ def test_a_tree_and_its_rollback_equal_a_masked_dense_pass(kind: str, seed: int,
     for _ in prefill(model, store, text, 10):
         pass
     before = [(min(10, past - start), True) for start in range(0, past, 10)]
-    assert store.room() == 6
+    assert store.max_draft_tokens() == 6
     step = Step(tuple(past + depth for depth in depths), model.device, parents=tuple(parents))
     logits = forward(model, store, rows, step, all_logits=True)
     paths: list[list[int]] = []

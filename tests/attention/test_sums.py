@@ -34,7 +34,7 @@ class Weighing(Summing):
 
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_sums_are_those_of_the_probabilities(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attend, "MOST_WEIGHTS", 1000)  # some rows at a time
+    monkeypatch.setattr(attend, "MAX_WEIGHTS", 1000)  # some rows at a time
     model, stores = shared(kind), []
     for policy in (Summing(), Weighing()):
         store = new_store(model, policy, 0)

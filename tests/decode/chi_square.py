@@ -14,16 +14,16 @@ def check(expected: Mapping[T, float], seen: Counter[T]) -> None:
 
     expected: chances; may leave out the rarest."""
     draws = sum(seen.values())
-    common = [each for each, chance in expected.items() if chance * draws >= 5]
-    chances = [expected[each] for each in common]
+    common = [each for each, probability in expected.items() if probability * draws >= 5]
+    probabilities = [expected[each] for each in common]
     observed = [seen[each] for each in common]
-    chances.append(1 - sum(chances))
+    probabilities.append(1 - sum(probabilities))
     observed.append(draws - sum(observed))
-    if chances[-1] * draws < 1:
+    if probabilities[-1] * draws < 1:
         assert observed.pop() <= 5
-        chances.pop()
+        probabilities.pop()
     assert len(common) >= 3
-    statistic = sum((o - c * draws) ** 2 / (c * draws) for o, c in zip(observed, chances, strict=True))
-    freedom = len(chances) - 1
+    statistic = sum((o - c * draws) ** 2 / (c * draws) for o, c in zip(observed, probabilities, strict=True))
+    freedom = len(probabilities) - 1
     # Wilson and Hilferty's approximation
     assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3

@@ -24,11 +24,11 @@ def propose(state: Any, tokens: Sequence[int], limit: int = 63) -> DraftTree:
 def check(tree: DraftTree, limit: int) -> None:
     """What every tree must be."""
     assert len(tree) <= limit
-    assert len(tree.tokens) == len(tree.parents) == len(tree.chances)
+    assert len(tree.tokens) == len(tree.parents) == len(tree.probabilities)
     assert len(set(zip(tree.parents, tree.tokens, strict=True))) == len(tree), "children of one parent differ"
     for node, parent in enumerate(tree.parents):
         assert -1 <= parent < node
-        assert 0 < tree.chances[node] <= (tree.chances[parent] if parent >= 0 else 1.0) + 1e-12
+        assert 0 < tree.probabilities[node] <= (tree.probabilities[parent] if parent >= 0 else 1.0) + 1e-12
 
 
 def paths(tree: DraftTree) -> list[tuple[int, ...]]:

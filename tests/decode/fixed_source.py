@@ -20,8 +20,8 @@ class FixedSource:
 
     def followers(self, path: Sequence[int]) -> Followers:
         random = np.random.default_rng([self.seed, *path])
-        chances = np.sort(random.dirichlet(np.ones(self.width + 1)))[::-1][: self.width]
-        return Followers(random.permutation(9)[: self.width].astype(np.int32), chances)
+        probabilities = np.sort(random.dirichlet(np.ones(self.width + 1)))[::-1][: self.width]
+        return Followers(random.permutation(9)[: self.width].astype(np.int32), probabilities)
 
 
 class FixedState(SourceState):

@@ -194,18 +194,18 @@ def test_sampled_bytes_follow_sampled_tokens(small: LanguageModel) -> None:
     begun = prompt.encode()[len(small.vocabulary.token_bytes[root[0]]) :]
     expected: Counter[bytes] = Counter()
 
-    def walk(tokens: list[int], text: bytes, chance: float) -> None:
+    def walk(tokens: list[int], text: bytes, probability: float) -> None:
         if not (text.startswith(begun) or begun.startswith(text)):
             return
         if len(text) >= len(begun) + 3:
-            expected[text[len(begun) : len(begun) + 3]] += chance
+            expected[text[len(begun) : len(begun) + 3]] += probability
             return
         for token, share in twin.after(tokens).items():
             data = small.vocabulary.token_bytes[token]
             if data:
-                walk([*tokens, token], text + data, chance * share)
+                walk([*tokens, token], text + data, probability * share)
             elif text.startswith(begun):
-                expected[text[len(begun) :] + b"$"] += chance * share
+                expected[text[len(begun) :] + b"$"] += probability * share
 
     walk([], b"", 1.0)
     whole = sum(expected.values())
@@ -219,4 +219,4 @@ def test_sampled_bytes_follow_sampled_tokens(small: LanguageModel) -> None:
         seen[data + (b"$" if result.stop_reason == "end" else b"")] += 1
         accepted += result.ledger.row("decode").counts["accepted"]
     assert accepted > 0
-    check({text: chance / whole for text, chance in expected.items()}, seen)
+    check({text: probability / whole for text, probability in expected.items()}, seen)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokloom.decode.candidates import likeliest
+from tokloom.decode.candidates import top_tokens
 
 
 @given(
@@ -23,13 +23,13 @@ def test_equals_a_stable_sort(rows: int, width: int, share: float, seed: int, va
         logits = np.sort(logits, axis=-1)[:, :: 1 if values == "rising" else -1]
     count = max(1, round(share * width))
     expected = np.argsort(-logits, axis=-1, kind="stable")[:, :count]
-    assert np.array_equal(likeliest(torch.from_numpy(logits.copy()), count), expected)
+    assert np.array_equal(top_tokens(torch.from_numpy(logits.copy()), count), expected)
 
 
 def test_nan_comes_last_and_strides_do_not_matter() -> None:
     logits = torch.tensor([[1.0, 9.0], [float("nan"), 9.0], [3.0, 9.0], [-torch.inf, 9.0]]).T[:1]
-    assert likeliest(logits, 2).tolist() == [[2, 0]]
+    assert top_tokens(logits, 2).tolist() == [[2, 0]]
 
 
 def test_other_dtypes_go_through_torch() -> None:
-    assert likeliest(torch.tensor([[1.0, 3.0, 2.0]], dtype=torch.bfloat16), 2).tolist() == [[1, 2]]
+    assert top_tokens(torch.tensor([[1.0, 3.0, 2.0]], dtype=torch.bfloat16), 2).tolist() == [[1, 2]]

@@ -76,18 +76,18 @@ def distribution(model: LanguageModel, sampling: Sampling, sentences: set[bytes]
     spelled = model.vocabulary.token_bytes
     found: dict[str, float] = {}
 
-    def walk(text: tuple[int, ...], chance: float) -> None:
+    def walk(text: tuple[int, ...], probability: float) -> None:
         if len(text) == 3 or (text and text[-1] in model.eos_ids):
-            found[str(text)] = found.get(str(text), 0.0) + chance
+            found[str(text)] = found.get(str(text), 0.0) + probability
             return
-        certain = []
+        forced = []
         if start is not None:
             matcher = start.fork()
             for token in text:
                 matcher.accept(token)
-            certain = matcher.forced()
-        if certain:
-            walk((*text, certain[0]), chance)
+            forced = matcher.forced()
+        if forced:
+            walk((*text, forced[0]), probability)
             return
         with torch.inference_mode():
             logits = model.model(torch.tensor([[*tokens, *text]])).logits[0, -1].float()
@@ -101,22 +101,22 @@ def distribution(model: LanguageModel, sampling: Sampling, sentences: set[bytes]
             logits = logits.masked_fill(~keep, -torch.inf)
         values, ids = filtered(logits, sampling)
         for share, token in zip(values.softmax(-1, dtype=torch.float64).tolist(), ids.tolist(), strict=True):
-            if chance * share > 2e-4:
-                walk((*text, token), chance * share)
+            if probability * share > 2e-4:
+                walk((*text, token), probability * share)
 
     walk((), 1.0)
     return found
 
 
 LOW = {
-    "self_speculation": "self_speculation:least=0,threshold=0,depth=2",
+    "self_speculation": "self_speculation:min_context=0,threshold=0,depth=2",
     "draft_model": "draft_model:threshold=0,depth=2",
 }
 """Options with which a drafter drafts after so short a prompt, however unsure it is."""
 
 
 @pytest.fixture(scope="module")
-def chances(small: LanguageModel) -> dict[str, dict[str, float]]:
+def probabilities(small: LanguageModel) -> dict[str, dict[str, float]]:
     """What must be expected under each filter."""
     sentences = {b"".join(words) for words in product([b" one", b" two", b" three"], repeat=3)}
     return {
@@ -129,7 +129,7 @@ def chances(small: LanguageModel) -> dict[str, dict[str, float]]:
 def test_samples_follow_the_models_distribution(
     drafter: str,
     small: LanguageModel,
-    chances: dict[str, dict[str, float]],
+    probabilities: dict[str, dict[str, float]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -148,5 +148,5 @@ def test_samples_follow_the_models_distribution(
             at_once=50,
         )  # fmt: skip
         accepted += sum(result.ledger.row("decode").counts["accepted"] for result in results)
-        check(chances[name], Counter(str(result.tokens) for result in results))
+        check(probabilities[name], Counter(str(result.tokens) for result in results))
     assert accepted > 0  # drafts were used

@@ -10,7 +10,7 @@ import torch
 from tests import tiny_models
 from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.capture import Capture, MlpInput
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import ArgumentError
 from tokloom.kv.store import Step
 from tokloom.methods.attention.dense import Dense
@@ -36,7 +36,7 @@ def test_the_input_of_every_mlp(family: str, fused: bool, policy: AttentionPolic
         if fused and model.fused is None:
             pack(model.model, "fp32")
             model.__dict__.pop("fused")
-        host = Host(model, policy, 16, kv=None, prefill_chunk=5)
+        host = RequestContext(model, policy, 16, kv=None, prefill_chunk=5)
         store = host.open(len(TOKENS))
         read = host.prefill(store, TOKENS[:-1], hidden_layer=MlpInput(layer)).hidden
         step = Step((11, 12, 12), model.device, parents=(-1, 0, 0))
@@ -50,7 +50,7 @@ def test_another_thread_in_the_same_layer_is_not_caught() -> None:
     model = tiny_models.build_llama()
 
     def run(tokens: list[int], place: MlpInput | None) -> torch.Tensor:
-        host = Host(model, Dense(), 0, kv=None, prefill_chunk=64)
+        host = RequestContext(model, Dense(), 0, kv=None, prefill_chunk=64)
         return host.prefill(host.open(len(tokens)), tokens, hidden_layer=place).hidden
 
     expected = run(TOKENS, MlpInput(2))

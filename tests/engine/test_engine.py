@@ -206,13 +206,13 @@ def test_budget_errors_name_the_least_that_works(tiny_chat_llama: LanguageModel)
     question = "Where does the sailor live?"
     with pytest.raises(BudgetError, match="the question with its instructions alone") as caught:
         Engine(tiny_chat_llama, context="truncate:budget=10").generate(question, documents=[BOOK])
-    least = int(caught.value.valid.split()[2].rstrip(":"))
-    with pytest.raises(BudgetError, match=f"at least {least}"):
-        Engine(tiny_chat_llama, context=f"truncate:budget={least - 1}").generate(question, documents=[BOOK])
-    result = Engine(tiny_chat_llama, context=f"truncate:budget={least}").generate(
+    minimum = int(caught.value.valid.split()[2].rstrip(":"))
+    with pytest.raises(BudgetError, match=f"at least {minimum}"):
+        Engine(tiny_chat_llama, context=f"truncate:budget={minimum - 1}").generate(question, documents=[BOOK])
+    result = Engine(tiny_chat_llama, context=f"truncate:budget={minimum}").generate(
         question, documents=[BOOK], sampling=Sampling(max_new_tokens=2)
     )
-    assert result.prompt_tokens <= least
+    assert result.prompt_tokens <= minimum
     with pytest.raises(BudgetError, match="window"):
         Engine(tiny_chat_llama, context="truncate:budget=100000").generate(question, documents=[BOOK])
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
 from tokloom.decode.prediction import Prediction, Predictor
-from tokloom.engine.host import Host
 from tokloom.engine.prediction import AdjustedPrediction, PlainPrediction
+from tokloom.engine.request_context import RequestContext
 from tokloom.models.language_model import LanguageModel
 from tokloom.registry import method
 
@@ -20,7 +20,7 @@ PROMPT = "one two three four five six seven one two three"
 
 
 class Sharpened(AdjustedPrediction):
-    def __init__(self, host: Host, layer: int, weight: float) -> None:
+    def __init__(self, host: RequestContext, layer: int, weight: float) -> None:
         super().__init__(host, layer)
         self.weight = weight
         self.counts["adjusted"] = 0
@@ -40,7 +40,7 @@ class Sharpen(Predictor):
     weight: float = Field(default=0.5, gt=0)
     """Of the logits."""
 
-    def start(self, host: Host) -> Prediction:
+    def start(self, host: RequestContext) -> Prediction:
         return Sharpened(host, self.layer, self.weight)
 
 
@@ -48,7 +48,7 @@ class Sharpen(Predictor):
 class Unchanged(Predictor):
     """The model's own prediction, asked for as if it were another."""
 
-    def start(self, host: Host) -> Prediction:
+    def start(self, host: RequestContext) -> Prediction:
         return PlainPrediction(host)
 
 

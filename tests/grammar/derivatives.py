@@ -110,8 +110,8 @@ def plain(expression: Expression, rules: Rules) -> Expression:
             return _either([plain(item, rules) for item in items])
         case Both(items):
             return Both(tuple(plain(item, rules) for item in items))
-        case Repeat(item, least, most):
-            return _repeat(plain(item, rules), least, most)
+        case Repeat(item, minimum, maximum):
+            return _repeat(plain(item, rules), minimum, maximum)
         case Except(item, removed):
             return Except(plain(item, rules), plain(removed, rules))
         case Automaton():
@@ -164,8 +164,8 @@ def nullable(expression: Expression) -> bool:
             return all(nullable(item) for item in items)
         case Either(items):
             return any(nullable(item) for item in items)
-        case Repeat(item, least, _):
-            return least == 0 or nullable(item)
+        case Repeat(item, minimum, _):
+            return minimum == 0 or nullable(item)
         case Except(item, removed):
             return nullable(item) and not nullable(removed)
         case _Running(automaton, state):
@@ -190,9 +190,9 @@ def derive(expression: Expression, byte: int) -> Expression:
             return _either(ways)
         case Either(items):
             return _either([derive(item, byte) for item in items])
-        case Repeat(item, least, most):
-            fewer = None if most is None else most - 1
-            return _concat([derive(item, byte), _repeat(item, max(least - 1, 0), fewer)])
+        case Repeat(item, minimum, maximum):
+            fewer = None if maximum is None else maximum - 1
+            return _concat([derive(item, byte), _repeat(item, max(minimum - 1, 0), fewer)])
         case Both(items):
             derived = [derive(item, byte) for item in items]
             return NOTHING if NOTHING in derived else Both(tuple(derived))
@@ -228,11 +228,11 @@ def _either(items: list[Expression]) -> Expression:
     return next(iter(flat)) if len(flat) == 1 else Either(tuple(sorted(flat, key=hash)))
 
 
-def _repeat(item: Expression, least: int, most: int | None) -> Expression:
-    if most == 0:
+def _repeat(item: Expression, minimum: int, maximum: int | None) -> Expression:
+    if maximum == 0:
         return EMPTY
     if item == NOTHING:
-        return NOTHING if least else EMPTY
+        return NOTHING if minimum else EMPTY
     if nullable(item):
-        least = 0
-    return item if (least, most) == (1, 1) else Repeat(item, least, most)
+        minimum = 0
+    return item if (minimum, maximum) == (1, 1) else Repeat(item, minimum, maximum)

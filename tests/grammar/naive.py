@@ -135,8 +135,8 @@ class _Spans:
                 return set().union(*(span.ends for span in spans)), any(span.open for span in spans)
             case Concat(items):
                 return self.concat(items, start)
-            case Repeat(item, least, most):
-                return self.repeat(item, least, most, start)
+            case Repeat(item, minimum, maximum):
+                return self.repeat(item, minimum, maximum, start)
             case AnyOrder():
                 return self.any_order(expression, start)
         raise TypeError(expression)
@@ -150,15 +150,15 @@ class _Spans:
             starts = set().union(*(span.ends for span in spans))
         return starts, is_open or len(self.data) in starts
 
-    def repeat(self, item: Expression, least: int, most: int | None, start: int) -> tuple[set[int], bool]:
-        cap = least if most is None else most  # counts above tell nothing more
+    def repeat(self, item: Expression, minimum: int, maximum: int | None, start: int) -> tuple[set[int], bool]:
+        cap = minimum if maximum is None else maximum  # counts above tell nothing more
         seen, ends, is_open = {(start, 0)}, set(), False
         todo = [(start, 0)]
         while todo:
             position, count = todo.pop()
-            if count >= least:
+            if count >= minimum:
                 ends.add(position)
-            if most is not None and count >= most:
+            if maximum is not None and count >= maximum:
                 continue
             span = self.at(item, position)
             is_open |= span.open
@@ -171,17 +171,17 @@ class _Spans:
 
     def any_order(self, expression: AnyOrder, start: int) -> tuple[set[int], bool]:
         members, separator = expression.members, expression.separator
-        cap = expression.least if expression.most is None else expression.most
-        caps = [member.least if member.most is None else member.most for member in members]
+        cap = expression.minimum if expression.maximum is None else expression.maximum
+        caps = [member.minimum if member.maximum is None else member.maximum for member in members]
 
         def possible(counts: tuple[int, ...], total: int) -> bool:
             return _can_finish(expression, counts, total, self.productive)
 
         def nexts(counts: tuple[int, ...], total: int) -> Iterator[tuple[Expression, tuple[int, ...], int]]:
-            if expression.most is not None and total >= expression.most:
+            if expression.maximum is not None and total >= expression.maximum:
                 return
             for index, member in enumerate(members):
-                if member.most is None or counts[index] < member.most:
+                if member.maximum is None or counts[index] < member.maximum:
                     more = min(counts[index] + 1, caps[index])
                     # A total of one is told from none, since separators start after the first.
                     yield member.item, (*counts[:index], more, *counts[index + 1 :]), min(total + 1, max(cap, 1))
@@ -190,7 +190,7 @@ class _Spans:
         seen, todo, ends, is_open = {first}, [first], set(), False
         while todo:
             position, counts, total = todo.pop()
-            if total >= expression.least and all(c >= m.least for c, m in zip(counts, members, strict=True)):
+            if total >= expression.minimum and all(c >= m.minimum for c, m in zip(counts, members, strict=True)):
                 ends.add(position)
             starts = {position}
             if total:
@@ -214,14 +214,14 @@ def _can_finish(expression: AnyOrder, counts: tuple[int, ...], total: int, produ
     """Whether occurrences so far can be completed to a whole `AnyOrder`, with members that derive something."""
     needed, room = 0, 0
     for count, member in zip(counts, expression.members, strict=True):
-        if count < member.least and not productive[id(member.item)]:
+        if count < member.minimum and not productive[id(member.item)]:
             return False
-        needed += max(0, member.least - count)
+        needed += max(0, member.minimum - count)
         if productive[id(member.item)]:
-            room = sys.maxsize if member.most is None else room + member.most - count
-    if expression.most is not None and total + needed > expression.most:
+            room = sys.maxsize if member.maximum is None else room + member.maximum - count
+    if expression.maximum is not None and total + needed > expression.maximum:
         return False
-    needed = max(needed, expression.least - total)
+    needed = max(needed, expression.minimum - total)
     if room < needed:
         return False
     return productive[id(expression.separator)] or needed == 0 or (total == 0 and needed == 1)
@@ -278,8 +278,8 @@ def _derives(expression: Expression, grammar: Grammar, productive: dict[int, boo
             return any(productive[id(item)] for item in items)
         case Concat(items):
             return all(productive[id(item)] for item in items)
-        case Repeat(item, least, _):
-            return least == 0 or productive[id(item)]
+        case Repeat(item, minimum, _):
+            return minimum == 0 or productive[id(item)]
         case AnyOrder(members):
             return _can_finish(expression, (0,) * len(members), 0, productive)
     return False

@@ -80,8 +80,8 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
 
 
 def bounds(low: int) -> st.SearchStrategy[tuple[int, int | None]]:
-    least = st.integers(0, low)
-    return least.flatmap(lambda n: st.tuples(st.just(n), st.sampled_from([None, n, n + 1, n + 3])))
+    minimum = st.integers(0, low)
+    return minimum.flatmap(lambda n: st.tuples(st.just(n), st.sampled_from([None, n, n + 1, n + 3])))
 
 
 @st.composite

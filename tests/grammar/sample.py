@@ -61,9 +61,9 @@ class _Sampler:
                 return self.any(self.pick(items) if depth < 6 * self.size else self.pick(items[-2:]), depth + 1)
             case Ref(name):
                 return self.any(self.grammar.rules[name], depth + 1)
-            case Repeat(item, least, most):
-                top = least + random.choice((0, 0, 1, 3)) if depth < 6 * self.size else least
-                count = random.randint(least, top if most is None else min(top, most))
+            case Repeat(item, minimum, maximum):
+                top = minimum + random.choice((0, 0, 1, 3)) if depth < 6 * self.size else minimum
+                count = random.randint(minimum, top if maximum is None else min(top, maximum))
                 return b"".join(self.any(item, depth + 1) for _ in range(count))
             case AnyOrder():
                 return self.in_any_order(expression, depth)
@@ -94,10 +94,10 @@ class _Sampler:
         random = self.random
         chosen: list[Expression] = []
         for member in expression.members:
-            top = member.least + 2 if member.most is None else member.most
-            count = member.least if depth > 6 * self.size else random.randint(member.least, top)
+            top = member.minimum + 2 if member.maximum is None else member.maximum
+            count = member.minimum if depth > 6 * self.size else random.randint(member.minimum, top)
             chosen += [member.item] * count
-        if len(chosen) < expression.least or (expression.most is not None and len(chosen) > expression.most):
+        if len(chosen) < expression.minimum or (expression.maximum is not None and len(chosen) > expression.maximum):
             raise DeadEndError
         random.shuffle(chosen)
         parts: list[bytes] = []

@@ -56,10 +56,12 @@ def test_free_text_and_special_tokens() -> None:
     check(free_text().grammar, ["", "anything\n"], [])
 
 
-@pytest.mark.parametrize(("least", "most", "argument"), [(-1, None, "least"), (2, 1, "most"), ("1", 2, "least")])
-def test_bounds(least: int, most: int | None, argument: str) -> None:
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "argument"), [(-1, None, "minimum"), (2, 1, "maximum"), ("1", 2, "minimum")]
+)
+def test_bounds(minimum: int, maximum: int | None, argument: str) -> None:
     with pytest.raises(ArgumentError, match=f"{argument}="):
-        literal("a").repeat(least, most)
+        literal("a").repeat(minimum, maximum)
 
 
 def test_refusals() -> None:

@@ -113,8 +113,8 @@ def test_no_damaged_form_is_read_as_a_grammar_that_was_not_saved() -> None:
             assert GrammarForm.decode(form.encode()).encode() == form.encode()
 
 
-def repeat(least: object, most: object) -> Callable[[], Expression]:
-    return lambda: Repeat(text("a"), least, most)  # type: ignore[arg-type]
+def repeat(minimum: object, maximum: object) -> Callable[[], Expression]:
+    return lambda: Repeat(text("a"), minimum, maximum)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_an_outgrown_parser_is_begun_anew_with_the_same_history(monkeypatch: pyt
     history = [b"("] * 40 + [b"1"] + [b")"] * 20
     for data in history:
         matcher.accept_bytes(data)
-    assert matcher._last.place is not fresh._last.place
+    assert matcher._last.state is not fresh._last.state
     matcher.rollback(20)
     fresh.accept_bytes(b"(" * 40 + b"1")
     assert masked(matcher, vocabulary) == masked(fresh, vocabulary)

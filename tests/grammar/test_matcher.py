@@ -133,17 +133,17 @@ def test_forced_bytes_begin_every_continuation(grammar: Grammar, vocabulary: Voc
         if not allowed:
             break
         matcher.accept(data.draw(st.sampled_from(allowed)))
-    certain = matcher.forced_bytes()
+    forced = matcher.forced_bytes()
     for token in masked(matcher, vocabulary):
         got = vocabulary.token_bytes[token]
-        assert got.startswith(certain) or certain.startswith(got)
-        assert got or not certain
+        assert got.startswith(forced) or forced.startswith(got)
+        assert got or not forced
     follower = matcher.fork()
     for token in matcher.forced():
         follower.accept(token)
-    if certain:
+    if forced:
         follower = matcher.fork()
-        follower.accept_bytes(certain)
+        follower.accept_bytes(forced)
         beyond = {vocabulary.token_bytes[token][:1] for token in masked(follower, vocabulary)}
         assert follower.is_complete or len(beyond) > 1 or b"" in beyond
 
@@ -201,13 +201,13 @@ def test_long_tokens_do_not_reach_past_a_maximum() -> None:
     wide = Chars(((0x20, 0x21), (0x23, 0x10FFFF)))
     texts = [*("ab" * n for n in range(1, 40)), *("é" * n for n in range(1, 20)), 'ab"', '"', 'é"', 'abab"']
     vocabulary = vocabulary_of(*texts)
-    for least, most in [(0, 10), (3, 10), (7, None), (0, 200), (100, 120)]:
-        matcher = start(Concat((text('"'), Repeat(wide, least, most), text('"'))), vocabulary)
+    for minimum, maximum in [(0, 10), (3, 10), (7, None), (0, 200), (100, 120)]:
+        matcher = start(Concat((text('"'), Repeat(wide, minimum, maximum), text('"'))), vocabulary)
         matcher.accept_bytes(b'"ab')
         expected = set()
         for token, piece in enumerate(texts, 4):
             length = 2 + len(piece.rstrip('"'))
-            if (most is None or length <= most) and (length >= least or not piece.endswith('"')):
+            if (maximum is None or length <= maximum) and (length >= minimum or not piece.endswith('"')):
                 expected.add(token)
         assert masked(matcher, vocabulary) & set(range(4, 4 + len(texts))) == expected
 

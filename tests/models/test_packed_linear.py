@@ -42,13 +42,13 @@ def quantized(weight: torch.Tensor, weights: str) -> torch.Tensor:
         for start in range(0, weight.shape[1], GROUP):
             group = weight[row, start : start + GROUP]
             if weights == "int8":
-                scale, least = (group.abs().max() / 127).half().float(), torch.tensor(0.0)
+                scale, minimum = (group.abs().max() / 127).half().float(), torch.tensor(0.0)
                 levels = (group * (1 / scale)).round().clamp(-128, 127)
             else:
-                least = group.min().half().float()
-                scale = ((group.max() - least) / 15).half().float()
-                levels = ((group - least) * (1 / scale)).round().clamp(0, 15)
-            result[row, start : start + GROUP] = levels * scale + least
+                minimum = group.min().half().float()
+                scale = ((group.max() - minimum) / 15).half().float()
+                levels = ((group - minimum) * (1 / scale)).round().clamp(0, 15)
+            result[row, start : start + GROUP] = levels * scale + minimum
     return result
 
 
@@ -235,13 +235,13 @@ def test_every_instruction_set_gives_the_same(name: str) -> None:
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
 def test_a_row_does_not_depend_on_the_others(weights: str) -> None:
     """Sets without tiles multiply more than 10 rows of levels as floats, and so in another order."""
-    most = 40 if kernels() == "amx" else 10
-    least = 8 if weights == "bf16" else 4  # fewer rows do not go through tiles
+    maximum = 40 if kernels() == "amx" else 10
+    minimum = 8 if weights == "bf16" else 4  # fewer rows do not go through tiles
     packed = PackedLinear(layer(200, 160), weights)
-    x = torch.randn(most, 160)
+    x = torch.randn(maximum, 160)
     whole = packed(x)
-    for first, last in ((0, 4), (0, 8), (3, 10), (7, most), (1, most - 1)):
-        if last - first >= least:
+    for first, last in ((0, 4), (0, 8), (3, 10), (7, maximum), (1, maximum - 1)):
+        if last - first >= minimum:
             assert torch.equal(packed(x[first:last]), whole[first:last])
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokloom.errors import UnsupportedModelError
 from tokloom.models.language_model import LanguageModel
-from tokloom.tokenize.encodings import START, Encodings, Written
+from tokloom.tokenize.encodings import START, Encodings, Tail
 from tokloom.tokenize.pieces import code_points, continuations, stand_in
 from tokloom.tokenize.vocabulary import Vocabulary
 
@@ -27,7 +27,7 @@ TEXTS = st.lists(st.sampled_from(PARTS), max_size=10).map("".join) | st.text(
 )
 
 
-def follow(encodings: Encodings, tokens: list[int]) -> Written | None:
+def follow(encodings: Encodings, tokens: list[int]) -> Tail | None:
     """What was written, None where a token was not allowed."""
     written = START
     for token in tokens:

@@ -18,13 +18,14 @@ from transformers.masking_utils import sdpa_mask
 from tokloom._core import LayerPlan
 from tokloom._core import attend as core_attend
 from tokloom.attention import flex
+from tokloom.attention.policy import policy_of
 from tokloom.errors import UnsupportedModelError
 from tokloom.kv.layer import grouped_sum
 from tokloom.kv.store import KVLayer, KVStore, StoreGroup
 
 NAME = "tokloom"
 
-MOST_WEIGHTS = 2**22
+MAX_WEIGHTS = 2**22
 """Probabilities that are there at a time where only their sums are wanted."""
 
 FEW = 64
@@ -89,20 +90,20 @@ def attend_layer(
         (batch, rows, heads, head_dim), contiguous.
     """
     layer.window = window
-    replaced = layer.policy.attention(layer, query, scale, softcap) if window is None else None
+    replaced = policy_of(layer).attention(layer, query, scale, softcap) if window is None else None
     core = layer.core is not None and query.dtype == torch.float32 and (few is None or query.shape[2] <= few)
     asked = window is None and replaced is None
-    plan = layer.policy.plan(layer) if asked and core else None
-    selected = layer.policy.select(layer, query) if asked and plan is None else None
+    plan = policy_of(layer).plan(layer) if asked and core else None
+    selected = policy_of(layer).select(layer, query) if asked and plan is None else None
     if plan is None:
-        tell(layer, selected)
-    needs = layer.policy.needs if window is None else ()
+        record(layer, selected)
+    needs = policy_of(layer).needs if window is None else ()
     # A tree's rows are summed once it is known which of them stay.
     summed = "attention_sums" in needs and "attention_weights" not in needs and layer.step.parents is None
     wanted = "attention_sums" in needs or "attention_weights" in needs
     watched = query
-    if "attention_weights" in needs and layer.step.prompt and layer.policy.watched < query.shape[2]:
-        watched = query[:, :, -layer.policy.watched :]
+    if "attention_weights" in needs and layer.step.prompt and policy_of(layer).watched < query.shape[2]:
+        watched = query[:, :, -policy_of(layer).watched :]
     if replaced is not None:
         out, weights = replaced.transpose(1, 2).contiguous(), None
     elif core:
@@ -122,27 +123,27 @@ def attend_layer(
             mask = mask[:, :, -watched.shape[2] :]
         weights = make(watched, layer.keys, mask, scale, softcap)
     if plan is not None:
-        conclude(layer, plan)
-    layer.hold(query, weights)
+        finish_plan(layer, plan)
+    layer.finish(query, weights)
     return out
 
 
-def tell(layer: KVLayer, selected: torch.Tensor | None, chosen: int | None = None) -> None:
+def record(layer: KVLayer, selected: torch.Tensor | None, chosen: int | None = None) -> None:
     """Counts what is attended to in this pass, and tells who watches."""
     count(layer, selected, chosen)
     if layer.watch is not None:
         layer.watch(layer, selected)
 
 
-def conclude(layer: KVLayer, plan: LayerPlan) -> None:
+def finish_plan(layer: KVLayer, plan: LayerPlan) -> None:
     """The core has attended by this plan."""
     selected, chosen = None, None
     if not plan.dense:
         chosen = plan.listed * (layer.kv_heads // plan.shape[0])
         if layer.watch is not None or layer.slots.mapped is not None:
             selected = slots_of(plan)
-    layer.policy.planned(layer, plan)
-    tell(layer, selected, chosen)
+    policy_of(layer).after_plan(layer, plan)
+    record(layer, selected, chosen)
 
 
 def slots_of(plan: LayerPlan) -> torch.Tensor:
@@ -216,7 +217,7 @@ def attention_sums(
     """`attention_weights` summed over the rows and the heads of a group: (batch, kv_heads, slots), float32."""
     batch, heads, rows, _ = query.shape
     out = torch.zeros(batch, key.shape[1], key.shape[2], device=query.device)
-    step = max(1, MOST_WEIGHTS // (batch * heads * key.shape[2]))
+    step = max(1, MAX_WEIGHTS // (batch * heads * key.shape[2]))
     for first in range(0, rows, step):
         part = None if mask is None else mask[:, :, first : first + step]
         weights = attention_weights(query[:, :, first : first + step], key, part, scale, softcap)

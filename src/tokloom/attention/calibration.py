@@ -81,7 +81,7 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
     if found is None:
         observed = _Observed(policy, layers)
         run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True), False)
-        found = policy.conclude(observed.found)
+        found = policy.finish_calibration(observed.found)
         flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
         keep(path, save(flat, {"key": key}))
     found = [{name: t.to(model.device).contiguous() for name, t in part.items()} for part in found]

@@ -48,10 +48,10 @@ class Evicting(AttentionPolicy):
         """`size` of the more than `size` slots: int64 (batch, kv_heads, size), ascending. KV heads may keep different
         numbers, `size` on average, with -1 at the front of a row."""
 
-    def room(self, seen: int) -> int:
+    def max_draft_tokens(self, seen: int) -> int:
         return self.interval - seen % self.interval
 
-    def holds(self, layer: KVLayer) -> int:
+    def max_slots(self, layer: KVLayer) -> int:
         return self.budget
 
     def evict(self, layer: KVLayer) -> torch.Tensor | None:
@@ -90,16 +90,16 @@ def best(layer: KVLayer, score: torch.Tensor, size: int | torch.Tensor, sink: in
     return chosen[..., layer.count - int(sizes.max()) :]
 
 
-def apportion(demand: torch.Tensor, size: int, least: int) -> torch.Tensor:
-    """Divides `size` slots a KV head by demand (batch, kv_heads), none below `least`: int64 (batch, kv_heads), whose
+def apportion(demand: torch.Tensor, size: int, minimum: int) -> torch.Tensor:
+    """Divides `size` slots a KV head by demand (batch, kv_heads), none below `minimum`: int64 (batch, kv_heads), whose
     mean over the heads is `size`. What rounding leaves goes to the largest fractions."""
     heads = demand.shape[-1]
     demand = demand.double().clamp_min(1e-9)
-    exact = (size - least) * heads * demand / demand.sum(-1, keepdim=True)
+    exact = (size - minimum) * heads * demand / demand.sum(-1, keepdim=True)
     whole = exact.floor()
-    left = ((size - least) * heads - whole.sum(-1, keepdim=True)).round()
+    left = ((size - minimum) * heads - whole.sum(-1, keepdim=True)).round()
     rank = (exact - whole).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    return (least + whole + (rank < left)).long()
+    return (minimum + whole + (rank < left)).long()
 
 
 def observe_window(layer: KVLayer, weights: torch.Tensor, window: int) -> None:

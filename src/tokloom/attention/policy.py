@@ -21,20 +21,20 @@ ones. Positions stay those of the text, whatever was evicted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from tokloom import registry
+from tokloom.kv.keeper import UNLIMITED
 
 if TYPE_CHECKING:
     import torch
 
     from tokloom._core import LayerPlan
     from tokloom.kv.layer import KVLayer
+    from tokloom.kv.store import KVStore
 
 GIVES = frozenset({"queries", "keys", "attention_weights", "attention_sums"})
 """What a policy may list in `needs`."""
-
-UNLIMITED = 2**30
 
 Calibration = list[dict[str, "torch.Tensor"]]
 """What `calibrate` found, by layer and name."""
@@ -69,12 +69,12 @@ class AttentionPolicy:
         made."""
         return UNLIMITED
 
-    def room(self, seen: int) -> int:
+    def max_draft_tokens(self, seen: int) -> int:
         """How many tokens may be drafted ahead, with `seen` tokens in the cache, so that each of them
         attends to the very slots that it would when decoded alone. Acceptance is cut off there."""
         return UNLIMITED
 
-    def holds(self, layer: KVLayer) -> int:
+    def max_slots(self, layer: KVLayer) -> int:
         """The most slots of a KV head that it leaves after a pass, the mean over KV heads; `UNLIMITED` if it drops
         nothing. Memory is reserved by it: this, and what a pass adds."""
         return UNLIMITED
@@ -107,7 +107,7 @@ class AttentionPolicy:
         """What the calibration depends on, apart from the model: policies of the same key share theirs."""
         return registry.spec_of(self)
 
-    def conclude(self, found: Calibration) -> Calibration:
+    def finish_calibration(self, found: Calibration) -> Calibration:
         """Makes the calibration of what `calibrate` found in each layer, for what depends on all of them."""
         return found
 
@@ -146,7 +146,7 @@ class AttentionPolicy:
         `evict`s must do without in such a pass."""
         return None
 
-    def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
+    def after_plan(self, layer: KVLayer, plan: LayerPlan) -> None:
         """After a pass that the core ran by `plan`, before the rows are settled: time to set `layer.carried`."""
 
     def observe(self, layer: KVLayer, queries: torch.Tensor, weights: torch.Tensor | None) -> None:
@@ -160,11 +160,16 @@ class AttentionPolicy:
         """The slots to keep for good, int64 (batch, kv_heads, kept), ascending; None for all. A KV head that keeps
         fewer than another has -1 at the front of its row, and from then on as many holes, which no query sees.
 
-        Called when `room(seen)` starts anew: after each prompt chunk, and while decoding whenever
-        as many tokens were added as `room` had allowed."""
+        Called when `max_draft_tokens(seen)` starts anew: after each prompt chunk, and while decoding whenever
+        as many tokens were added as `max_draft_tokens` had allowed."""
         return None
 
     def merge(self, layer: KVLayer, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What the slots that `evict` keeps shall hold, (batch, kv_heads, kept, head_dim) each; None: what they do.
         Called before anything is dropped; what is returned for a -1 of `keep` is not read."""
         return None
+
+
+def policy_of(part: KVLayer | KVStore) -> AttentionPolicy:
+    """The policy of a store or of one of its layers, which know it as a `Keeper` only."""
+    return cast(AttentionPolicy, part.policy)

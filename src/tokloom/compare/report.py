@@ -101,10 +101,10 @@ def _task(rows: Sequence[Summary], number: int, stage: str) -> str:
     drawn = [cost for cost in COSTS if cost.plotted and drawable(rows, cost) and cost in columns(rows)]
     plotted = [cost for cost in drawn if _differs(rows, cost)] or drawn[:1]
     shown = next((cost.key for cost in plotted if cost.key == first), plotted[0].key if plotted else "")
-    most = max(row.answered for row in rows)
+    maximum = max(row.answered for row in rows)
     return (
         f"<section><h2>{_text(rows[0].task)}</h2>"
-        f'<p class="soft">{most} example{"s" * (most != 1)}; quality is {_text(rows[0].metric)}</p>'
+        f'<p class="soft">{maximum} example{"s" * (maximum != 1)}; quality is {_text(rows[0].metric)}</p>'
         f"{_choice(plotted, number, shown)}"
         + "".join(
             f'<figure data-cost="{cost.key}"{" hidden" * (cost.key != shown)}>{plot(rows, cost, control)}</figure>'

@@ -48,8 +48,8 @@ def render(records: Iterable[Record], width: int = 120) -> RenderableType:
 
 
 def _size(rows: Sequence[Summary]) -> str:
-    most = max(row.answered for row in rows)
-    return f"{most} example{'s' * (most != 1)}, mean [95% interval], difference and × to the first row"
+    maximum = max(row.answered for row in rows)
+    return f"{maximum} example{'s' * (maximum != 1)}, mean [95% interval], difference and × to the first row"
 
 
 def _name(row: Summary) -> str:

@@ -14,7 +14,7 @@ from tokloom.context.selector import ContextRequest, Decision, Document, Selecti
 
 _COUNT_FROM = 0.9
 """Share of the budget from which on sums of separate counts are no longer trusted."""
-_MOST_CHARACTERS = 24
+_MAX_CHARACTERS = 24
 """Characters of a token beyond which texts do not go: a longer text can't fit, and isn't counted to know it."""
 
 
@@ -106,7 +106,7 @@ def join(documents: Sequence[Document], pieces: Iterable[Piece]) -> list[Piece]:
 
 def everything(request: ContextRequest) -> Selection | None:
     """All documents whole, if the budget holds them: then there is nothing to choose. Else None."""
-    if sum(len(document.text) for document in request.documents) > _MOST_CHARACTERS * request.budget:
+    if sum(len(document.text) for document in request.documents) > _MAX_CHARACTERS * request.budget:
         return None
     spans = tuple(whole(document) for document in request.documents if document.text.strip())
     if request.count(render(spans)) > request.budget:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def likeliest(logits: torch.Tensor, count: int) -> NDArray[np.int32]:
+def top_tokens(logits: torch.Tensor, count: int) -> NDArray[np.int32]:
     """Token ids (rows, count) int32, the likeliest first, of logits (rows, vocabulary).
 
     On a CPU by the core: torch would do it on several threads, which then wait actively for a while, on the cores that
@@ -27,7 +27,7 @@ def likeliest(logits: torch.Tensor, count: int) -> NDArray[np.int32]:
     return out
 
 
-def chances(logits: torch.Tensor, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
+def probabilities_of(logits: torch.Tensor, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
     """Probabilities (rows, count) of tokens (rows, count) under logits (rows, vocabulary); by numpy, for the
     same reason."""
     rows = logits.cpu().float().numpy()

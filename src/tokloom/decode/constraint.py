@@ -69,8 +69,8 @@ class Matcher(ABC):
     def expected(self) -> DraftTree:
         """What the constraint makes likely, as far as it can say at next to no cost; chance 1 only for what `forced`
         has."""
-        certain = self.forced()
-        return DraftTree.chain(certain, [1.0] * len(certain))
+        forced = self.forced()
+        return DraftTree.chain(forced, [1.0] * len(forced))
 
 
 class Constraint(ABC):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.models.language_model import LanguageModel
 
 
@@ -31,7 +31,7 @@ class Proposals:
     text: Sequence[int]
     places: Sequence[int]
     tokens: Sequence[int]
-    chances: Sequence[float]
+    probabilities: Sequence[float]
 
     def filled(self) -> list[int]:
         """The text as it would be if all of them were taken."""
@@ -70,7 +70,7 @@ class Denoiser(ABC):
     """Tokens that are denoised together."""
 
     @abstractmethod
-    def start(self, host: Host) -> Unmasking:
+    def start(self, host: RequestContext) -> Unmasking:
         """Fresh state for one request. Raises CompositionError if the host's model can't take it."""
 
 

@@ -24,7 +24,7 @@ class Followers(NamedTuple):
     """The likeliest next tokens (count) int32, the likeliest first, and their chances (count) float64."""
 
     tokens: NDArray[np.int32]
-    chances: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
 
 
 UNKNOWN = Followers(np.zeros(0, dtype=np.int32), np.zeros(0))

@@ -14,7 +14,7 @@ class DraftTree:
     tokens: token ids, one a node; the root (the last accepted token) is not among them. Children of
         one parent differ.
     parents: for each node the index of its parent in `tokens`, -1 for a child of the root.
-    chances: the drafter's estimate that the node will be accepted; never above its parent's. The
+    probabilities: the drafter's estimate that the node will be accepted; never above its parent's. The
         loop verifies as many of the likeliest nodes as pay on the machine at hand.
     marks: what the drafter wants to know of each node when `DraftState.judge` tells it what became of it; may be
         empty.
@@ -22,13 +22,13 @@ class DraftTree:
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
-    chances: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
     marks: tuple[Any, ...] = ()
 
     @classmethod
-    def chain(cls, tokens: Sequence[int], chances: Sequence[float], marks: Sequence[Any] = ()) -> DraftTree:
+    def chain(cls, tokens: Sequence[int], probabilities: Sequence[float], marks: Sequence[Any] = ()) -> DraftTree:
         """A tree without branches."""
-        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances), tuple(marks))
+        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(probabilities), tuple(marks))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -43,7 +43,7 @@ class DraftTree:
     def top(self, size: int, depth: int) -> DraftTree:
         """The `size` likeliest nodes of at most `depth` levels, as a tree."""
         depths = self.depths()
-        order = sorted((i for i in range(len(self)) if depths[i] <= depth), key=lambda i: (-self.chances[i], i))
+        order = sorted((i for i in range(len(self)) if depths[i] <= depth), key=lambda i: (-self.probabilities[i], i))
         return self.only(sorted(order[:size]))
 
     def only(self, nodes: Sequence[int]) -> DraftTree:
@@ -52,7 +52,7 @@ class DraftTree:
         return DraftTree(
             tuple(self.tokens[i] for i in nodes),
             tuple(place[self.parents[i]] for i in nodes),
-            tuple(self.chances[i] for i in nodes),
+            tuple(self.probabilities[i] for i in nodes),
             tuple(self.marks[i] for i in nodes) if self.marks else (),
         )
 
@@ -62,7 +62,7 @@ class DraftTree:
         return DraftTree(
             (*chain, *self.tokens),
             (*range(-1, size - 1), *(size + parent if parent >= 0 else size - 1 for parent in self.parents)),
-            (*((1.0,) * size), *self.chances),
+            (*((1.0,) * size), *self.probabilities),
             (*((None,) * size), *self.marks) if self.marks else (),
         )
 

@@ -27,7 +27,7 @@ class DraftRequest:
 
     tokens: prompt and output so far, in the prediction's vocabulary.
     limit: the most nodes.
-    least: nodes with a lower chance never pay; a drafter may leave them out.
+    minimum: nodes with a lower chance never pay; a drafter may leave them out.
     prediction: of this request; a drafter that speculates with the model itself runs passes of its own over the
         request's store through `prediction.host`, and takes them back.
     depth: of guesses that may be verified this time. A drafter whose levels each cost a pass need not go deeper; others
@@ -37,7 +37,7 @@ class DraftRequest:
     tokens: Sequence[int]
     limit: int
     prediction: Prediction
-    least: float = 0.0
+    minimum: float = 0.0
     depth: int = 2**31
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Calibration:
+class HitRates:
     """Rates of kinds 0, 1, ..., the marks of a drafter's nodes, each with a first guess that a few trials outweigh."""
 
     MEMORY = 128

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from tokloom.attention.policy import AttentionPolicy
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.kv.step import Step
     from tokloom.tokenize.vocabulary import Vocabulary
 
@@ -41,7 +41,7 @@ class Prediction(ABC):
     reads_opening: ClassVar[bool] = False
     """It reads a prompt and the output's beginning alike, so that `prefill` may be given both."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: RequestContext) -> None:
         self.host = host
         self.counts: dict[str, int] = {}
         """Figures of its own for the ledger, by name."""
@@ -97,9 +97,9 @@ class Prediction(ABC):
         """The same text, independent from now on. Raises CompositionError where that is not possible."""
         raise CompositionError(type(self).__name__, "search", "it can't go on from one text in several ways")
 
-    def room(self) -> int:
+    def max_draft_tokens(self) -> int:
         """How many tokens the next pass may add; 1 allows no drafts."""
-        return self.host.room()
+        return self.host.max_draft_tokens()
 
 
 class Predictor(ABC):
@@ -115,5 +115,5 @@ class Predictor(ABC):
         return "tokens"
 
     @abstractmethod
-    def start(self, host: Host) -> Prediction:
+    def start(self, host: RequestContext) -> Prediction:
         """A fresh prediction for one request. Raises CompositionError if the host's model can't take it."""

@@ -12,14 +12,14 @@ class TokenTree:
         self.limit = limit
         self.tokens: list[int] = []
         self.parents: list[int] = []
-        self.chances: list[float] = []
+        self.probabilities: list[float] = []
         self.marks: list[int] = []
         self._places: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def add(self, token: int, parent: int, chance: float, mark: int = -1) -> int:
+    def add(self, token: int, parent: int, probability: float, mark: int = -1) -> int:
         """The node of this token below `parent`, new if there was none; else it keeps its chance and mark.
 
         Returns -2 when the tree is full; children of -2 are dropped too. The chance is cut to the parent's.
@@ -33,9 +33,9 @@ class TokenTree:
             place = self._places[parent, token] = len(self.tokens)
             self.tokens.append(token)
             self.parents.append(parent)
-            self.chances.append(min(chance, self.chances[parent]) if parent >= 0 else chance)
+            self.probabilities.append(min(probability, self.probabilities[parent]) if parent >= 0 else probability)
             self.marks.append(mark)
         return place
 
     def build(self) -> DraftTree:
-        return DraftTree(tuple(self.tokens), tuple(self.parents), tuple(self.chances), tuple(self.marks))
+        return DraftTree(tuple(self.tokens), tuple(self.parents), tuple(self.probabilities), tuple(self.marks))

@@ -108,7 +108,7 @@ class Branch:
         """The output satisfies the constraint as it stands."""
         return self.matcher is not None and self.ended != "stop" and self.matcher.is_complete
 
-    def likeliest(self, count: int) -> list[tuple[int, float]]:
+    def most_probable(self, count: int) -> list[tuple[int, float]]:
         """The likeliest next tokens with their log-probabilities, best first; fewer if fewer are allowed."""
         values, tokens = self._scores.topk(min(count, len(self._scores)))
         found = zip(tokens.tolist(), values.tolist(), strict=True)
@@ -163,7 +163,7 @@ class Branch:
         self._settle()
         text, prediction = [*self.prompt, *self.tokens], self.prediction
         left = self.sampling.max_new_tokens - len(self.tokens)
-        depth = min(further, prediction.room() - 1, left - 1, prediction.window - len(text) - 1)
+        depth = min(further, prediction.max_draft_tokens() - 1, left - 1, prediction.window - len(text) - 1)
         tree = DraftTree()
         if self.drafting is not None:
             tree = self.drafting.propose(text, depth, prediction, matcher=self.matcher)

@@ -24,7 +24,7 @@ DEFAULT = "plain_denoising"
 
 
 @dataclass(frozen=True)
-class Way:
+class DiffusionMode:
     """How a diffusion model writes. cache: None reads the whole text in every pass."""
 
     denoiser: Denoiser
@@ -33,7 +33,7 @@ class Way:
     @classmethod
     def fitting(
         cls, model: LanguageModel, denoiser: str | Denoiser | None, cache: str | DenoisingCache | None
-    ) -> Way | None:
+    ) -> DiffusionMode | None:
         """With the default for what is not given; None for a causal model.
 
         Raises CompositionError if one is given for a causal model."""
@@ -57,7 +57,7 @@ class Way:
                 )
 
 
-def denoise(way: Way, request: OpenRequest, progress: Progress | None) -> Generator[Chunk, None, Denoising]:
+def denoise(way: DiffusionMode, request: OpenRequest, progress: Progress | None) -> Generator[Chunk, None, Denoising]:
     """Runs one request; returns what is known of it at its end."""
     host, tokens, sampling, ledger = request.prediction.host, request.tokens, request.sampling, request.ledger
     denoiser = way.denoiser
@@ -129,9 +129,9 @@ class Denoising:
             self.unread += len(text)
             masked = [i for i in range(size) if not known[i]]
             drawn = [self.sampler.draw(logits[i], self._allowed) for i in masked]
-            chances = logits[masked].masked_fill(~self._allowed, -torch.inf).softmax(-1)
+            probabilities = logits[masked].masked_fill(~self._allowed, -torch.inf).softmax(-1)
             proposals = Proposals(
-                text, [start + i for i in masked], drawn, [float(chances[n, t]) for n, t in enumerate(drawn)]
+                text, [start + i for i in masked], drawn, [float(probabilities[n, t]) for n, t in enumerate(drawn)]
             )
             for place, token in self.unmasking.choose(proposals).items():
                 text[place] = token

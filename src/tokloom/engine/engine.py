@@ -22,14 +22,14 @@ from tokloom.decode.drafter import Drafter
 from tokloom.decode.prediction import GIVES as DECODE_GIVES
 from tokloom.decode.prediction import Prediction, Predictor, gives
 from tokloom.decode.search import Search, Verifier
-from tokloom.engine.denoising import Way, denoise
+from tokloom.engine.denoising import DiffusionMode, denoise
 from tokloom.engine.documents import prompt_over
-from tokloom.engine.host import Host
 from tokloom.engine.open_request import OpenRequest, Writer
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prefix_cache import PrefixCache
 from tokloom.engine.prompt import check_messages
 from tokloom.engine.request import Chunk, Result, Sampling, Score, Stream, given_or
+from tokloom.engine.request_context import RequestContext
 from tokloom.engine.scoring import teacher_forced
 from tokloom.engine.searching import check_search, searched, verifier_of
 from tokloom.engine.speculation.drafting import Drafting
@@ -146,7 +146,7 @@ class Engine:
         self.search = None if search is None else registry.build(search, Search, "search")
         self.verifier = verifier
         check_search(self.search, verifier)
-        self.way = Way.fitting(self.model, denoiser, denoising_cache)
+        self.way = DiffusionMode.fitting(self.model, denoiser, denoising_cache)
         if self.way is not None:
             policy = None if self.attention.plain else self.attention
             self.way.refuse(self.model, policy, self.predictor, self.drafter, self.search)
@@ -311,7 +311,7 @@ class Engine:
         self, new_tokens: int, watch: Watcher | None = None, prefixes: PrefixCache | None = None
     ) -> Prediction:
         """The prediction of a new request."""
-        host = Host(
+        host = RequestContext(
             self.model, self.attention, new_tokens, kv=self.kv, prefill_chunk=self.prefill_chunk,
             prefixes=prefixes if prefixes is not None else self._prefixes, watch=watch, offload=self.offload,
         )  # fmt: skip

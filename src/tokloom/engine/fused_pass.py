@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from tokloom._core import KVBuffer, LayerPlan, Pass
-from tokloom.attention.attend import attend_layer, conclude, tell
-from tokloom.attention.policy import AttentionPolicy
+from tokloom.attention.attend import attend_layer, finish_plan, record
+from tokloom.attention.policy import AttentionPolicy, policy_of
 from tokloom.engine.capture import Capture
 from tokloom.kv.store import KVLayer, KVStore
 from tokloom.models.fused_decoder import FusedDecoder
@@ -41,7 +41,7 @@ def fused_pass(
     between = capture is not None and not capture.inside and capture.layer < len(layers)
     plans: Plans | None = None
     to: Destinations = []
-    policies = [store.policy for store in stores]
+    policies = [policy_of(store) for store in stores]
     if not between and all(policy.plain or type(policy).plan is not AttentionPolicy.plan for policy in policies):
         to = [[_reserved(layer) for layer in each] for each in layers]
         plans = _plans(layers)
@@ -91,8 +91,8 @@ def _plans(layers: list[list[KVLayer]]) -> Plans | None:
         plans.append([])
         for layer in each:
             plan = None
-            if layer.window is None and not layer.policy.plain:
-                plan = layer.policy.plan(layer)
+            if layer.window is None and not policy_of(layer).plain:
+                plan = policy_of(layer).plan(layer)
                 if plan is None:
                     return None
             plans[-1].append(plan)
@@ -107,10 +107,10 @@ def _all_layers(
     for each, laid_out in zip(layers, plans, strict=True):
         for layer, plan in zip(each, laid_out, strict=True):
             if plan is None:
-                tell(layer, None)
+                record(layer, None)
             else:
-                conclude(layer, plan)
-            layer.hold(None, None)
+                finish_plan(layer, plan)
+            layer.finish(None, None)
 
 
 def _by_layer(

@@ -14,8 +14,8 @@ from tokloom.decode.drafter import Verified
 from tokloom.decode.prediction import Prediction
 from tokloom.engine.request import Chunk, StopReason
 from tokloom.engine.sampling import Sampler, unpack
-from tokloom.engine.speculation.acceptance import Following
 from tokloom.engine.speculation.drafting import Drafting
+from tokloom.engine.speculation.probability_correction import RequestTracker
 from tokloom.engine.text_stream import TextStream
 from tokloom.kv.store import Step
 
@@ -57,7 +57,7 @@ class Decoding:
         self._read = len(prompt) + len(opening)
         """How many of `tokens` the prediction has read."""
         self._asked: tuple[int, DraftTree, bool]
-        self.following: Following | None = None
+        self.following: RequestTracker | None = None
         self._words = np.zeros((prediction.vocabulary.size + 31) // 32, dtype=np.int32)
 
     @property
@@ -120,17 +120,19 @@ class Decoding:
     def _draw(self, logits: torch.Tensor) -> int:
         """The next token, from (vocabulary,) logits."""
         if self.matcher is not None and self.sampler.generator is None:
-            likeliest = self.sampler.draw(logits)
-            if self.matcher.after(likeliest) is not None:  # then it is the likeliest allowed one, and no mask is needed
-                return likeliest
+            most_probable = self.sampler.draw(logits)
+            if (
+                self.matcher.after(most_probable) is not None
+            ):  # then it is the likeliest allowed one, and no mask is needed
+                return most_probable
         return self.sampler.draw(logits, self._allowed())
 
     def begin(self, logits: torch.Tensor) -> None:
         """Takes the first tokens; `logits` (vocabulary,) are those after the prompt and what was read with it."""
         if self.drafting is not None:
             self.following = self.drafting.follow(self.tokens)
-        if self._take_forced(self._opening):
-            self._take_certain()
+        if self._take_all(self._opening):
+            self._take_forced()
         if self.stop_reason is None and self._read == len(self.tokens):
             self._take(self._draw(logits))
 
@@ -138,13 +140,13 @@ class Decoding:
         """The rows of the next pass: what was not read yet, and what is drafted. None if the text ended without one.
 
         beside: rows that the pass has for other requests."""
-        self._take_certain()
+        self._take_forced()
         if self.stop_reason is not None:
             return None
-        first, room = self._read, self.prediction.room()
-        unread = self.tokens[first : first + room]
+        first, max_draft_tokens = self._read, self.prediction.max_draft_tokens()
+        unread = self.tokens[first : first + max_draft_tokens]
         whole = first + len(unread) == len(self.tokens)
-        tree = self._draft(room, len(unread), beside) if whole else DraftTree()
+        tree = self._draft(max_draft_tokens, len(unread), beside) if whole else DraftTree()
         chain = tree.below(unread[1:])
         skipped = len(unread) - whole
         if len(chain):
@@ -170,23 +172,23 @@ class Decoding:
             (parent, token): node for node, (parent, token) in enumerate(zip(parents[1:], tree.tokens, strict=True), 1)
         }
         path, walking, drafted = [0], True, len(tree)
-        certain: list[int] = []  # `ask` took what there was
+        forced: list[int] = []  # `ask` took what there was
         while walking:
-            given = certain or [self._draw(logits[path[-1]])]
+            given = forced or [self._draw(logits[path[-1]])]
             for token in given:
                 node = children.get((path[-1], token)) if walking else None
-                self.forced += bool(certain)
+                self.forced += bool(forced)
                 if not self._take(token):
                     walking = False
                     break
                 walking = node is not None
                 if node is not None:
                     path.append(node)
-                    if certain:
+                    if forced:
                         drafted -= 1  # it was no guess
                     else:
                         self.accepted += 1
-            certain = self.matcher.forced() if walking and self.matcher is not None else []
+            forced = self.matcher.forced() if walking and self.matcher is not None else []
         self.drafted += drafted
         self.prediction.accept([*range(unread - 1), *(unread - 1 + row for row in path)])
         self._read += unread + len(path) - 1
@@ -194,24 +196,24 @@ class Decoding:
             seen = Verified(text, [text[-1], *tree.tokens], parents, logits, path)
             self.drafting.learn(seen, tree, self.tokens, self.following)
 
-    def _take_certain(self) -> None:
+    def _take_forced(self) -> None:
         """Adds what the constraint makes certain, whatever the model says; it is read with what comes next."""
-        while self.matcher is not None and self.stop_reason is None and (certain := self.matcher.forced()):
-            self._take_forced(certain)
+        while self.matcher is not None and self.stop_reason is None and (forced := self.matcher.forced()):
+            self._take_all(forced)
 
-    def _take_forced(self, certain: Sequence[int]) -> bool:
+    def _take_all(self, forced: Sequence[int]) -> bool:
         """Adds certain tokens; False when the text ends with one of them."""
-        for token in certain:
+        for token in forced:
             self.forced += 1
             if not self._take(token):
                 return False
         return True
 
-    def _draft(self, room: int, unread: int, beside: int) -> DraftTree:
+    def _draft(self, max_draft_tokens: int, unread: int, beside: int) -> DraftTree:
         """What to verify in the next pass beside so many tokens that were not read yet."""
         if self.drafting is None:
             return DraftTree()
         left = self.sampler.sampling.max_new_tokens - (len(self.tokens) - self.prompt_length)
         # a token drafted beyond what is left is wasted
-        depth = min(room - unread, left - 1, self.prediction.window - len(self.tokens) - 1)
+        depth = min(max_draft_tokens - unread, left - 1, self.prediction.window - len(self.tokens) - 1)
         return self.drafting.propose(self.tokens, depth, self.prediction, unread, self.matcher, self.following, beside)

@@ -64,10 +64,10 @@ class OpenRequest:
 
     def prefill(self, progress: Progress | None) -> torch.Tensor:
         """Reads the prompt, and the certain beginning of the output with it; returns the logits after it."""
-        self._opening = self._certain_opening() if self.writer is None else []
+        self._opening = self._forced_opening() if self.writer is None else []
         return prefill(self.prediction, [*self.tokens, *self._opening], self.ledger, progress)
 
-    def _certain_opening(self) -> list[int]:
+    def _forced_opening(self) -> list[int]:
         """What the constraint makes certain at the beginning, as far as it can be read with the prompt. Policies with
         hooks would take it for the prompt's end, by which some of them judge."""
         prediction = self.prediction
@@ -75,12 +75,12 @@ class OpenRequest:
         if self.matcher is None or not prediction.reads_opening or not prediction.host.policy.plain:
             return []
         matcher = self.matcher.fork()
-        most = min(self.sampling.max_new_tokens, prediction.window - len(self.tokens)) - 1
-        while len(opening) < most and (certain := matcher.forced()) and certain[0] not in prediction.eos_ids:
-            for token in certain:
+        maximum = min(self.sampling.max_new_tokens, prediction.window - len(self.tokens)) - 1
+        while len(opening) < maximum and (forced := matcher.forced()) and forced[0] not in prediction.eos_ids:
+            for token in forced:
                 matcher.accept(token)
-            opening += certain
-        return opening[: max(0, most)]
+            opening += forced
+        return opening[: max(0, maximum)]
 
     def start(self) -> Decoding:
         """The decoding, and its row in the ledger."""
@@ -99,7 +99,7 @@ class OpenRequest:
         if self.writer is None:
             self._account()
             if self.drafting is not None:
-                self.drafting.settle()
+                self.drafting.commit()
         written, rule = self.written, self.rule
         assert written.stop_reason is not None
         return Result(

@@ -14,21 +14,21 @@ from tokloom.engine.forward import Job
 
 if TYPE_CHECKING:
     from tokloom.engine.capture import MlpInput
-    from tokloom.engine.host import Host, Output
+    from tokloom.engine.request_context import PassOutput, RequestContext
     from tokloom.kv.store import KVStore, Step
 
 
 class PlainPrediction(Prediction):
     """What the model says, over one store.
 
-    hidden_layer: of which layer `hidden` is kept; see `Host.forward`.
+    hidden_layer: of which layer `hidden` is kept; see `RequestContext.forward`.
     """
 
     store: KVStore
 
     reads_opening = True
 
-    def __init__(self, host: Host, hidden_layer: int | MlpInput | None = None) -> None:
+    def __init__(self, host: RequestContext, hidden_layer: int | MlpInput | None = None) -> None:
         super().__init__(host)
         self.hidden_layer = hidden_layer
         self.hidden = torch.empty(0)
@@ -42,7 +42,7 @@ class PlainPrediction(Prediction):
     def rows(self, tokens: Sequence[int], step: Step) -> torch.Tensor:
         return self.read(self.host.forward(self.store, tokens, step, hidden_layer=self.hidden_layer))
 
-    def read(self, output: Output) -> torch.Tensor:
+    def read(self, output: PassOutput) -> torch.Tensor:
         """The logits that it makes of a pass over its store."""
         self.hidden = output.hidden
         return output.logits
@@ -77,5 +77,5 @@ class AdjustedPrediction(PlainPrediction):
         logits = super().prefill(tokens, progress)
         return self.adjust(logits[None], self.hidden[-1:])[0]
 
-    def read(self, output: Output) -> torch.Tensor:
+    def read(self, output: PassOutput) -> torch.Tensor:
         return self.adjust(super().read(output), self.hidden)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 
-class Written(Verifier):
+class FunctionVerifier(Verifier):
     """A user's own function of the text as a verifier."""
 
     name = "function"
@@ -38,7 +38,7 @@ def verifier_of(search: Search, given: str | Verifier | Callable[[str], float] |
     if given is None:
         given = str(getattr(search, "verifier", "log_probability"))
     if callable(given) and not isinstance(given, Verifier):
-        return Written(given)
+        return FunctionVerifier(given)
     return registry.build(given, Verifier, "verifier")
 
 

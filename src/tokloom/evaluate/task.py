@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from tokloom.engine.engine import Engine
     from tokloom.engine.request import Result, Score
     from tokloom.models.language_model import LanguageModel
+
+DATA = Path(__file__).parent / "data"
+"""The files that tasks come with."""
 
 GIVES = frozenset({"logits"})
 """What a task may list in `needs`."""

@@ -49,18 +49,18 @@ class Spec:
     def __ror__(self, other: str) -> Spec:
         return _joined(either, other, self)
 
-    def repeat(self, least: int = 0, most: int | None = None) -> Spec:
-        """`least` to `most` times; None is without bound.
+    def repeat(self, minimum: int = 0, maximum: int | None = None) -> Spec:
+        """`minimum` to `maximum` times; None is without bound.
 
         Raises:
             ArgumentError: bounds that are no integers, negative, or the wrong way round.
         """
-        for name, value in (("least", least), ("most", most)):
+        for name, value in (("minimum", minimum), ("maximum", maximum)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise ArgumentError(name, value, "an integer >= 0")
-        if most is not None and most < least:
-            raise ArgumentError("most", most, f"at least {least}, which is least")
-        return Spec(Grammar(repeated(self.grammar.start, least, most), self.grammar.rules))
+        if maximum is not None and maximum < minimum:
+            raise ArgumentError("maximum", maximum, f"at least {minimum}, which is minimum")
+        return Spec(Grammar(repeated(self.grammar.start, minimum, maximum), self.grammar.rules))
 
     def optional(self) -> Spec:
         """Once or not at all."""

@@ -134,11 +134,11 @@ class _Reading:
             elif source.take("?"):
                 item = repeat(item, 0, 1)
             elif (found := source.match(_BOUNDS)) is not None:
-                least = int(found[1])
-                most = (int(found[3]) if found[3] else None) if found[2] else least
-                if most is not None and most < least:
+                minimum = int(found[1])
+                maximum = (int(found[3]) if found[3] else None) if found[2] else minimum
+                if maximum is not None and maximum < minimum:
                     source.refuse("the first number of a repeat is the larger one", place)
-                item = repeat(item, least, most)
+                item = repeat(item, minimum, maximum)
             else:
                 return item
 

@@ -62,11 +62,11 @@ class Either:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """`least` to `most` times; None is without bound. Bounds may be large: they are counted, not written out."""
+    """`minimum` to `maximum` times; None is without bound. Bounds may be large: they are counted, not written out."""
 
     item: Expression
-    least: int = 0
-    most: int | None = None
+    minimum: int = 0
+    maximum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +105,26 @@ class Automaton:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of the things that an `AnyOrder` may hold, `least` to `most` times."""
+    """One of the things that an `AnyOrder` may hold, `minimum` to `maximum` times."""
 
     item: Expression
-    least: int = 0
-    most: int | None = 1
+    minimum: int = 0
+    maximum: int | None = 1
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOrder:
     """`members` in any order with `separator` between them: the properties of an object, in one word.
 
-    Each member occurs as often as it allows, and there are `least` to `most` occurrences in all. The
+    Each member occurs as often as it allows, and there are `minimum` to `maximum` occurrences in all. The
     engine keeps counts while it matches; it does not write out the orders. It refuses a separator that
     may be empty together with a member that may be.
     """
 
     members: tuple[Member, ...]
     separator: Expression
-    least: int = 0
-    most: int | None = None
+    minimum: int = 0
+    maximum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,11 +86,11 @@ def _bounds(source: Source) -> tuple[int, int | None] | None:
     found = source.match(_BOUNDS)
     if found is None:
         source.expected('a repeat like "{2}", "{2,}" or "{2,5}"')
-    least = int(found[1])
-    most = int(found[3]) if found[3] else None if found[2] else least
-    if (most is not None and most < least) or (found[3] and not found[2]):
+    minimum = int(found[1])
+    maximum = int(found[3]) if found[3] else None if found[2] else minimum
+    if (maximum is not None and maximum < minimum) or (found[3] and not found[2]):
         source.refuse(f"{found[0]} is no repeat: the first number is the larger one", place)
-    return least, most
+    return minimum, maximum
 
 
 def _item(source: Source) -> Expression | None:

@@ -104,8 +104,8 @@ class ExpressionReader:
             elif (tilde := source.match(_TILDE)) is not None:
                 bounds = (int(tilde[1]), int(tilde[2] or tilde[1]))
             elif (braces := source.match(_BOUNDS)) is not None:
-                least = int(braces[1] or 0)
-                bounds = (least, (int(braces[3]) if braces[3] else None) if braces[2] else least)
+                minimum = int(braces[1] or 0)
+                bounds = (minimum, (int(braces[3]) if braces[3] else None) if braces[2] else minimum)
             else:
                 source.place = place
                 return item

@@ -13,21 +13,21 @@ from tokloom.decode.draft_tree import DraftTree
 from tokloom.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from tokloom._core import GrammarPlace, GrammarProgram
+    from tokloom._core import GrammarProgram, GrammarState
     from tokloom.tokenize.vocabulary import Vocabulary
 
-MOST_FORCED = 512
+MAX_FORCED = 512
 """Bytes that are looked ahead for what must come next."""
 LIKELY = 0.9
 """Chance that a model spells certain bytes as the tokenizer does, a token's, where others are allowed."""
-MOST_EXTENSIONS = 64
+MAX_EXTENSIONS = 64
 """Longer tokens of which each is tried, to see whether the grammar allows one; more are taken to be allowed."""
 
 
 class _Step(NamedTuple):
-    """A place after a token or bytes, and the step before it. Forks share the steps that they have in common."""
+    """A state after a token or bytes, and the step before it. Forks share the steps that they have in common."""
 
-    place: GrammarPlace
+    state: GrammarState
     taken: int | bytes
     before: _Step | None
 
@@ -44,29 +44,29 @@ class GrammarMatcher(Matcher):
         self._last = _Step(program.start(), b"", None)
 
     def mask(self, out: np.ndarray) -> None:
-        self._place().mask(out)
+        self._state().mask(out)
 
     def after(self, token: int) -> GrammarMatcher | None:
-        place = self._place().step(token)
-        if place is None:
+        state = self._state().step(token)
+        if state is None:
             return None
         forked = self.fork()
-        forked._last = _Step(place, token, self._last)
+        forked._last = _Step(state, token, self._last)
         return forked
 
     def accept(self, token: int) -> None:
-        place = self._place().step(token)
-        if place is None:
+        state = self._state().step(token)
+        if state is None:
             raise ArgumentError("token", token, "a token that the mask allows", "Call mask() before choosing a token.")
-        self._last = _Step(place, token, self._last)
+        self._last = _Step(state, token, self._last)
 
     def accept_bytes(self, data: bytes) -> None:
         """Advances by bytes, which count as one token for `rollback`. Raises ArgumentError, unchanged, if the grammar
         forbids them."""
-        place = self._place().step_bytes(data)
-        if place is None:
+        state = self._state().step_bytes(data)
+        if state is None:
             raise ArgumentError("data", data, "bytes that the grammar allows next")
-        self._last = _Step(place, data, self._last)
+        self._last = _Step(state, data, self._last)
 
     def rollback(self, count: int) -> None:
         if count < 0:
@@ -84,8 +84,8 @@ class GrammarMatcher(Matcher):
         return forked
 
     def forced_bytes(self) -> bytes:
-        """Bytes that must come next, up to the next choice or possible end; at most `MOST_FORCED`."""
-        return self._place().forced(MOST_FORCED)
+        """Bytes that must come next, up to the next choice or possible end; at most `MAX_FORCED`."""
+        return self._state().forced(MAX_FORCED)
 
     def forced(self) -> list[int]:
         """The tokens that the tokenizer writes the certain bytes with, as far as what comes after can't change them.
@@ -94,37 +94,37 @@ class GrammarMatcher(Matcher):
         grammar allows runs past the end of the certain bytes: the tokenizer may write that one instead. Where the
         output must end, the end-of-sequence token, if there is but one.
         """
-        place = self._place()
-        if place.ended:
+        state = self._state()
+        if state.ended:
             return []
-        data = place.forced(MOST_FORCED)
+        data = state.forced(MAX_FORCED)
         tokens = self._tokenize(data) if data else None
-        return self._only_token(place) if tokens is None else self._certain(place, tokens, data)
+        return self._only_token(state) if tokens is None else self._forced(state, tokens, data)
 
     def expected(self) -> DraftTree:
         """The tokens that the tokenizer would write for the certain bytes if they were all."""
-        place = self._place()
-        data = place.forced(MOST_FORCED)
+        state = self._state()
+        data = state.forced(MAX_FORCED)
         tokens = self._tokenize(data) if data else None
         if tokens is None:
             return DraftTree()
-        chances = [1.0] * len(self._certain(place, tokens, data))
-        while len(chances) < len(tokens):
-            chances.append((chances[-1] if chances else 1.0) * LIKELY)
-        return DraftTree.chain(tokens, chances)
+        probabilities = [1.0] * len(self._forced(state, tokens, data))
+        while len(probabilities) < len(tokens):
+            probabilities.append((probabilities[-1] if probabilities else 1.0) * LIKELY)
+        return DraftTree.chain(tokens, probabilities)
 
     @property
     def is_complete(self) -> bool:
-        return self._last.place.complete
+        return self._last.state.complete
 
     @property
     def is_stuck(self) -> bool:
         """No token may come next, though the output is not complete: only where the vocabulary lacks single bytes."""
-        return self._place().stuck
+        return self._state().stuck
 
-    def _place(self) -> GrammarPlace:
+    def _state(self) -> GrammarState:
         """Where the output is. Follows it again from the start if the parser has outgrown its memory."""
-        if self._last.place.stale:
+        if self._last.state.stale:
             steps = []
             step = self._last
             while step.before is not None:
@@ -132,16 +132,16 @@ class GrammarMatcher(Matcher):
                 step = step.before
             fresh = _Step(self._program.start(), b"", None)
             for taken in reversed(steps):
-                place = fresh.place.step_bytes(taken) if isinstance(taken, bytes) else fresh.place.step(taken)
-                assert place is not None  # it was accepted before
-                fresh = _Step(place, taken, fresh)
+                state = fresh.state.step_bytes(taken) if isinstance(taken, bytes) else fresh.state.step(taken)
+                assert state is not None  # it was accepted before
+                fresh = _Step(state, taken, fresh)
             self._last = fresh
-        return self._last.place
+        return self._last.state
 
-    def _only_token(self, place: GrammarPlace) -> list[int]:
+    def _only_token(self, state: GrammarState) -> list[int]:
         """The next token, if the mask has but one."""
         words = np.zeros((self._vocabulary.size + 31) // 32, np.int32)
-        place.mask(words)
+        state.mask(words)
         if np.count_nonzero(words) != 1:
             return []
         allowed = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
@@ -159,18 +159,18 @@ class GrammarMatcher(Matcher):
         table = self._vocabulary.token_bytes
         return tokens if b"".join(table[token] for token in tokens) == string.encode() else None
 
-    def _certain(self, place: GrammarPlace, tokens: list[int], data: bytes) -> list[int]:
+    def _forced(self, state: GrammarState, tokens: list[int], data: bytes) -> list[int]:
         table, trie = self._vocabulary.token_bytes, self._vocabulary.trie
         at = 0
         for count, token in enumerate(tokens):
             rest = data[at:]
             longer = [t for t in trie.tokens_with_prefix(rest) if len(table[t]) > len(rest)]
-            if len(longer) > MOST_EXTENSIONS or any(place.step(t) is not None for t in longer):
+            if len(longer) > MAX_EXTENSIONS or any(state.step(t) is not None for t in longer):
                 return tokens[:count]
-            after = place.step(token)
+            after = state.step(token)
             if after is None:
                 return tokens[:count]
-            place = after
+            state = after
             at += len(table[token])
         return tokens
 
@@ -180,4 +180,4 @@ def masks(matchers: Sequence[GrammarMatcher], out: np.ndarray, threads: int = 1)
 
     out: int32 (matchers, ceil(vocabulary / 32)). Matchers may be of different grammars of vocabularies of one size.
     """
-    grammar_masks([matcher._place() for matcher in matchers], out, threads)
+    grammar_masks([matcher._state() for matcher in matchers], out, threads)

@@ -31,13 +31,13 @@ def renamed(expression: Expression, name: Callable[[str], str]) -> Expression:
                 return Either(tuple(map(inner, items)))
             case Both(items):
                 return Both(tuple(map(inner, items)))
-            case Repeat(item, least, most):
-                return Repeat(inner(item), least, most)
+            case Repeat(item, minimum, maximum):
+                return Repeat(inner(item), minimum, maximum)
             case Except(item, removed):
                 return Except(inner(item), inner(removed))
-            case AnyOrder(members, separator, least, most):
+            case AnyOrder(members, separator, minimum, maximum):
                 moved = tuple(replace(member, item=inner(member.item)) for member in members)
-                return AnyOrder(moved, inner(separator), least, most)
+                return AnyOrder(moved, inner(separator), minimum, maximum)
             case _:
                 return e
 

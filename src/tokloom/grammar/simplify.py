@@ -43,14 +43,14 @@ def either(*items: Expression) -> Expression:
     return next(iter(flat)) if len(flat) == 1 else Either(tuple(flat))
 
 
-def repeat(item: Expression, least: int, most: int | None) -> Expression:
-    if most == 0 or item == EMPTY:
+def repeat(item: Expression, minimum: int, maximum: int | None) -> Expression:
+    if maximum == 0 or item == EMPTY:
         return EMPTY
     if item == NOTHING:
-        return NOTHING if least else EMPTY
-    if (least, most) == (1, 1):
+        return NOTHING if minimum else EMPTY
+    if (minimum, maximum) == (1, 1):
         return item
-    return Repeat(item, least, most)
+    return Repeat(item, minimum, maximum)
 
 
 def both(left: Expression, right: Expression) -> Expression:
@@ -80,8 +80,8 @@ def nullable(expression: Expression) -> bool:
             return all(map(nullable, items))
         case Either(items):
             return any(map(nullable, items))
-        case Repeat(item, least, _):
-            return least == 0 or nullable(item)
+        case Repeat(item, minimum, _):
+            return minimum == 0 or nullable(item)
         case Except(item, removed):
             return nullable(item) and not nullable(removed)
         case _:

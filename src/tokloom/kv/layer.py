@@ -16,7 +16,7 @@ import torch
 from transformers.cache_utils import CacheLayerMixin
 
 from tokloom._core import KVBuffer
-from tokloom.attention.policy import UNLIMITED, AttentionPolicy
+from tokloom.kv.keeper import UNLIMITED, Keeper
 from tokloom.kv.mapped_memory import MappedMemory
 from tokloom.kv.precision import PRECISIONS, Plain
 from tokloom.kv.slots import Slots
@@ -51,7 +51,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def __init__(
         self,
         index: int,
-        policy: AttentionPolicy,
+        policy: Keeper,
         limit: int,
         precision: str | None = None,
         memory: MappedMemory | None = None,
@@ -69,7 +69,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.carry: dict[str, torch.Tensor] = {}
         """(batch, ...) of the last accepted token."""
         self.carried: dict[str, torch.Tensor] = {}
-        """(batch, rows, ...) of this pass; `settle` takes the last accepted row over into `carry`."""
+        """(batch, rows, ...) of this pass; `commit` takes the last accepted row over into `carry`."""
         self.notes: dict[str, Any] = {}
         """What the policy keeps of this layer beside its slots (an index, say), by name: tensors, or objects with
         `fork()`, `rewind(slots)` and `bytes`. Only accepted slots may have gone in."""
@@ -115,8 +115,8 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """How many slots are left after a pass at most; 0 if there is no bound."""
         if self.window is not None:
             return self.window + self._overhang(self.window)
-        holds = self.policy.holds(self)
-        return holds if holds < UNLIMITED else 0
+        max_slots = self.policy.max_slots(self)
+        return max_slots if max_slots < UNLIMITED else 0
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -203,7 +203,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Gives back slots beyond `spare` free ones, or beyond what may be left after a pass, if that is a good part of
         the memory."""
         if self._bound:
-            spare = min(spare, max(self.policy.room(self.seen), self._bound - self.count))
+            spare = min(spare, max(self.policy.max_draft_tokens(self.seen), self._bound - self.count))
         if self.slots.capacity > (self.count + spare) * 5 // 4:
             self.slots.resize(self.count + spare)
 
@@ -226,15 +226,15 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if self.is_initialized:
             self.slots.limit = limit
 
-    def hold(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
+    def finish(self, queries: torch.Tensor | None, weights: torch.Tensor | None) -> None:
         """Ends this layer's attention: a tree waits for acceptance, anything else is settled at once.
 
         queries: None if the policy has no hooks that want them."""
         self._pending = (queries, weights)
         if self.step.parents is None:
-            self.settle(range(self.step.rows))
+            self.commit(range(self.step.rows))
 
-    def settle(self, accepted: range | list[int]) -> None:
+    def commit(self, accepted: range | list[int]) -> None:
         """Keeps the accepted rows of the pass, drops the others, lets the policy observe and evict."""
         if self._pending is None:
             return
@@ -262,7 +262,7 @@ class KVLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if weights is not None and weights.dim() == 4 and "attention_weights" not in self.policy.needs:
             weights = grouped_sum(weights, self.kv_heads)
         self.policy.observe(self, queries, weights)
-        if self.step.prompt or self.policy.room(self.seen - rows) <= rows:
+        if self.step.prompt or self.policy.max_draft_tokens(self.seen - rows) <= rows:
             self._evict()
 
     def can_rewind(self, seen: int) -> bool:

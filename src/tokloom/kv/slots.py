@@ -180,8 +180,8 @@ class Slots:
     def keep(self, index: torch.Tensor) -> None:
         """Only the slots that are listed, int64 (batch, kv_heads, kept): -1 for none, at the front, then ascending."""
         holes = (index < 0).sum(-1)
-        least = int(holes.min())
-        index, holes = index[..., least:], holes - least
+        minimum = int(holes.min())
+        index, holes = index[..., minimum:], holes - minimum
         exists = index >= 0
         ragged = bool(holes.any())
         if ragged and not bool((exists[..., 1:] >= exists[..., :-1]).all()):
@@ -288,8 +288,8 @@ class Slots:
             places = places.flatten() if exists is None else places[exists.flatten(0, 1)]
         else:
             slots = selected.expand(self.batch, self.heads, *selected.shape[2:])
-            least = self._skipped.view(self.batch, self.heads, 1, 1)
-            places = (slots + self._bases[..., None, None])[slots >= least]
+            minimum = self._skipped.view(self.batch, self.heads, 1, 1)
+            places = (slots + self._bases[..., None, None])[slots >= minimum]
         read = 0
         for part in (*self._keys, *self._values):
             size = part.element_size() * part[:1].numel()

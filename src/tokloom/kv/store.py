@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import CompositionError, UnsupportedModelError
+from tokloom.kv.keeper import Keeper
 from tokloom.kv.layer import KVLayer, Watcher
 from tokloom.kv.mapped_memory import PAGE, MappedMemory
 from tokloom.kv.precision import PRECISIONS
@@ -37,7 +37,7 @@ class KVStore(Cache):
     def __init__(
         self,
         layers: int,
-        policy: AttentionPolicy,
+        policy: Keeper,
         limit: int = 0,
         precision: str | None = None,
         calibration: Sequence[dict[str, torch.Tensor]] = (),
@@ -90,7 +90,7 @@ class KVStore(Cache):
         if self.step.parents is None:  # settled layer by layer
             return
         for layer in self.layers:
-            layer.settle(rows)
+            layer.commit(rows)
 
     def rewind(self, seen: int) -> int:
         """Takes back all but the first `seen` tokens, or all of them where a layer no longer holds what those that
@@ -109,7 +109,7 @@ class KVStore(Cache):
         return self.policy.plain and all(layer.can_try(rows) for layer in self.layers)
 
     @contextmanager
-    def trying(self, policy: AttentionPolicy, calibration: Sequence[dict[str, torch.Tensor]] = ()) -> Iterator[None]:
+    def trying(self, policy: Keeper, calibration: Sequence[dict[str, torch.Tensor]] = ()) -> Iterator[None]:
         """Passes of one token in here go by another policy, and are taken back at the end.
 
         What that policy keeps of a layer stays for the next time. Both policies must be able to rewind."""
@@ -135,9 +135,9 @@ class KVStore(Cache):
                 layer.notes, layer.calibration, layer.carry, layer.tally = kept
             self.policy = own
 
-    def room(self) -> int:
-        """Tokens that the next pass may add; see `AttentionPolicy.room`."""
-        return max(1, self.policy.room(self.seen))
+    def max_draft_tokens(self) -> int:
+        """Tokens that the next pass may add; see `AttentionPolicy.max_draft_tokens`."""
+        return max(1, self.policy.max_draft_tokens(self.seen))
 
     @torch.inference_mode()
     def shrink(self, spare: int) -> None:

@@ -20,7 +20,7 @@ from tokloom.tokenize.pieces import Border, Pieces, code_points, is_partial, sta
 
 
 @dataclass(frozen=True)
-class Written:
+class Tail:
     """What has to be known of the tokens so far: those since a place where the tokenizer surely cuts.
 
     last: the last token, None right after such a place.
@@ -34,7 +34,7 @@ class Written:
     pending: bytes = b""
 
 
-START = Written()
+START = Tail()
 
 
 class Encodings:
@@ -86,29 +86,29 @@ class Encodings:
         spelled &= self.merges.reachable
         return spelled
 
-    def push(self, before: Written, token: int) -> Written:
+    def push(self, before: Tail, token: int) -> Tail:
         """One token further; `followers` has allowed it."""
         data = self.token_bytes[token]
         if token in self._bytes_of_pending:
             pending = before.pending + data
-            return Written(pending=pending if is_partial(pending) else b"")
+            return Tail(pending=pending if is_partial(pending) else b"")
         if token in self._added or self.pieces.whole:
-            return Written(token)
+            return Tail(token)
         apart = before.last is None or bool(self.merges.followers(before.last)[token])
         borders = (*before.borders, (len(before.text), apart)) if before.text else ()
-        return self._shortened(Written(token, before.text + data, borders))
+        return self._shortened(Tail(token, before.text + data, borders))
 
-    def _shortened(self, written: Written) -> Written:
+    def _shortened(self, written: Tail) -> Tail:
         """Without the text before the last border that the tokenizer surely cuts at."""
         for place, (offset, _) in reversed(list(enumerate(written.borders))):
             text, rest = written.text[:offset], written.text[offset:]
-            _, inside, certain = self.pieces.outcome(text, written.borders[:place], rest)
-            if certain and not inside and not is_partial(text):
+            _, inside, forced = self.pieces.outcome(text, written.borders[:place], rest)
+            if forced and not inside and not is_partial(text):
                 later = tuple((at - offset, apart) for at, apart in written.borders[place + 1 :])
-                return Written(written.last, rest, later, written.pending)
+                return Tail(written.last, rest, later, written.pending)
         return written
 
-    def is_complete(self, written: Written) -> bool:
+    def is_complete(self, written: Tail) -> bool:
         """The text may end here: the tokenizer writes it as these tokens."""
         if written.pending or is_partial(written.text):
             return False
@@ -118,7 +118,7 @@ class Encodings:
         ends = {place for place, _ in written.borders}
         return all(cut in ends for cut in cuts) and all(apart or at in cuts for at, apart in written.borders)
 
-    def _followers(self, written: Written) -> np.ndarray:
+    def _followers(self, written: Tail) -> np.ndarray:
         """bool (size,): tokens that may come next; a special token never does."""
         if written.pending:
             allowed = np.zeros(self.size, dtype=bool)
@@ -145,7 +145,7 @@ class Encodings:
 
     # --- tokens that are cut out of the text first
 
-    def _refuse_added(self, written: Written, allowed: np.ndarray) -> None:
+    def _refuse_added(self, written: Tail, allowed: np.ndarray) -> None:
         """Takes out what would complete the text of an added token, which the tokenizer writes as that token."""
         if not self._added or written.last is None:
             return

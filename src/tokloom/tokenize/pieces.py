@@ -61,7 +61,7 @@ class Pieces:
         """
         data = before + after
         between = inside = False
-        certain = True
+        forced = True
         for text in continuations(data):
             cuts = self.cuts(text)
             if cuts is None:
@@ -74,8 +74,8 @@ class Pieces:
                 cut = len(before) in here or not before
                 between |= cut
                 inside |= not cut
-                certain &= cut
-        return between, inside, between and certain
+                forced &= cut
+        return between, inside, between and forced
 
     def _followers(self, before: bytes, borders: tuple[Border, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Bool (tokens,) twice: tokens that may begin a new piece after `before`, and those that may go on in its last.

@@ -13,7 +13,7 @@ from tokloom.attention.selection.key_scores import copy_of_keys, scores_by
 from tokloom.attention.selection.parts import best_slots
 from tokloom.attention.selection.scores import Span
 from tokloom.engine.forward import forward
-from tokloom.methods.attention.misa import Misa
+from tokloom.methods.attention.misa import MISA
 from tokloom.methods.attention.select import Select
 from tokloom.methods.attention.token_select import TokenSelect
 from tokloom.models.language_model import LanguageModel
@@ -41,7 +41,7 @@ def test_one_choice_for_all_heads(tiny_llama: LanguageModel) -> None:
         return [set(best(scores, LEFT))]
 
     check(tiny_llama, TokenSelect(**POLICY, similarity=2.0, prompt=False), chosen)
-    check(tiny_llama, Misa(**POLICY, active=4), chosen)
+    check(tiny_llama, MISA(**POLICY, active=4), chosen)
 
 
 @pytest.mark.parametrize("precision", [None, "bf16", "int8", "int4"])

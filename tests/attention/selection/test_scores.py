@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tokloom._core import kernels
 from tokloom.attention.policy import AttentionPolicy
+from tokloom.attention.selection import scores as module
 from tokloom.attention.selection.page_index import PageIndex, mean, score_pages
 from tokloom.attention.selection.parts import best_slots
 from tokloom.attention.selection.scores import Entries, Span, largest, score_slots, scores_of_slots
-from tokloom.attention.selection.selecting import scores as module
 from tokloom.kv.layer import PRECISIONS, KVLayer
 from tokloom.kv.step import Step
 
@@ -58,7 +58,7 @@ def by_definition(q, k, span, scale, reduce, shared, among, use):  # type: ignor
                     total = sum(math.exp(r - top) for r in raw) if top > -math.inf else 1.0
                     raw = [math.exp(r - top) / total if r > -math.inf else -math.inf for r in raw]
                 votes.append(raw)
-            combine = max if reduce == "most" else sum
+            combine = max if reduce == "max" else sum
             by_row.append([combine(column) for column in zip(*votes, strict=True)] or [-math.inf] * len(slots))
         results.append(by_row)
     return results
@@ -71,7 +71,7 @@ def test_core_and_torch_equal_the_definition(data: st.DataObject) -> None:
     kv_heads, group, rows = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
     heads, width, count = kv_heads * group, draw(st.sampled_from([4, 16, 24, 64, 80])), draw(st.integers(1, 40))
     precision = draw(st.sampled_from([None, *PRECISIONS]))
-    reduce = draw(st.sampled_from(["most", "sum", "mass"]))
+    reduce = draw(st.sampled_from(["max", "sum", "mass"]))
     shared = draw(st.booleans())
     layer = filled(count, kv_heads, width, precision, draw(st.integers(0, 5)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 5)))
@@ -182,7 +182,7 @@ def test_choosing_among_many_equals_scoring_first() -> None:
         queries = torch.randn(1, 4, 2, 8, generator=torch.Generator().manual_seed(3))
         span = Span(4, torch.tensor([count - 10, count], dtype=torch.int32), count)
         for k in (1, 300, 2000):
-            scores = scores_of_slots(layer, queries, span, reduce="most")
+            scores = scores_of_slots(layer, queries, span, reduce="max")
             fast = best_slots(scores, k)
             expected = scores.values.sort(dim=-1, descending=True, stable=True).indices[..., :k].sort(-1).values
             assert torch.equal(fast, expected)

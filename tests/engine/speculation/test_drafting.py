@@ -19,41 +19,41 @@ from tokloom.decode.constraint import Constraint
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
 from tokloom.engine.loop import Decoding
-from tokloom.engine.speculation.acceptance import Acceptance, Following
 from tokloom.engine.speculation.cost_curve import CostCurve
 from tokloom.engine.speculation.drafting import Drafting
+from tokloom.engine.speculation.probability_correction import ProbabilityCorrection, RequestTracker
 from tokloom.errors import ArgumentError, DocumentError
 from tokloom.kv.step import Step
 from tokloom.models.language_model import LanguageModel
 
 
 class Chain(DraftState):
-    def __init__(self, chance: float) -> None:
-        self.chance = chance
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
 
     def propose(self, request):  # type: ignore[no-untyped-def]
         n = min(10, request.limit)
-        return DraftTree(tuple(range(n)), tuple(range(-1, n - 1)), tuple(self.chance ** (i + 1) for i in range(n)))
+        return DraftTree(tuple(range(n)), tuple(range(-1, n - 1)), tuple(self.probability ** (i + 1) for i in range(n)))
 
     def observe(self, seen):  # type: ignore[no-untyped-def]
         return None
 
 
 class ChainDrafter(Drafter):
-    def __init__(self, chance: float) -> None:
-        self.chance = chance
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
 
     def start(self, model):  # type: ignore[no-untyped-def]
-        return Chain(self.chance)
+        return Chain(self.probability)
 
 
-def drafting(model: LanguageModel, chance: float, cost_of_64: float) -> Drafting:
-    made = Drafting(ChainDrafter(chance), model)
+def drafting(model: LanguageModel, probability: float, cost_of_64: float) -> Drafting:
+    made = Drafting(ChainDrafter(probability), model)
     made._curve = Fixed(CostCurve({1: 1.0, 64: cost_of_64}))
     return made
 
 
-def followed(made: Drafting, following: Following, text: list[int], follower: int) -> DraftTree:
+def followed(made: Drafting, following: RequestTracker, text: list[int], follower: int) -> DraftTree:
     """A pass of a text that goes on with `follower`."""
     tree = made.propose(text, 20, None, following=following)  # type: ignore[arg-type]
     before = list(text)
@@ -73,14 +73,19 @@ def test_nothing_is_drafted_when_it_does_not_pay(tiny_llama: LanguageModel) -> N
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.lists(st.floats(0, 0.6), min_size=8, max_size=8),
        st.floats(1, 2))  # fmt: skip
-def test_the_verified_part_has_the_highest_value_of_all(chances: list[float], steps: list[float], gain: float) -> None:
+def test_the_verified_part_has_the_highest_value_of_all(
+    probabilities: list[float], steps: list[float], gain: float
+) -> None:
     """Against all sizes of the likeliest nodes; each node's own row is charged at the price of the time."""
-    made = Drafting(ListedDrafter(DraftTree(tuple(range(len(chances))), (-1,) * len(chances), tuple(chances))), None)  # type: ignore[arg-type]
+    made = Drafting(
+        ListedDrafter(DraftTree(tuple(range(len(probabilities))), (-1,) * len(probabilities), tuple(probabilities))),
+        None,
+    )  # type: ignore[arg-type]
     costs = list(accumulate([1.0, *steps]))
     made._curve, made.gain = Fixed(CostCurve({i + 1: cost for i, cost in enumerate(costs)})), gain
     tree = made.propose([1], 9, None)  # type: ignore[arg-type]
     table = made.curve.table
-    corrected = made.acceptance.propose(made.state.tree).chances  # type: ignore[attr-defined]
+    corrected = made.acceptance.propose(made.state.tree).probabilities  # type: ignore[attr-defined]
     best = sorted(corrected, reverse=True)
     values = [sum(best[:n]) - gain * (table[1 + n] - table[1]) for n in range(len(best) + 1)]
     chosen = sum(corrected[token] for token in tree.tokens) - gain * (table[1 + len(tree)] - table[1])
@@ -134,7 +139,7 @@ def test_now_and_then_rows_are_verified_that_would_pay_at_half_the_cost(tiny_lla
     assert [i for i, size in enumerate(sizes) if size] == []
     made._curves.clear()
     made._curve = Fixed(CostCurve({1: 1.0, 64: 1 + 63 * 0.8}))
-    made.acceptance = Acceptance()
+    made.acceptance = ProbabilityCorrection()
     sizes = [len(made.propose([1], 20, None)) for _ in range(2 * made.CURIOUS + 2)]  # type: ignore[arg-type]
     assert sizes.count(1) == 2 or sizes.count(1) == 3
     assert set(sizes) == {0, 1}
@@ -157,10 +162,10 @@ trees = st.lists(st.integers(0, 100), min_size=1, max_size=15).map(
 
 @given(trees, st.integers(0, 15), st.integers(0, 6))
 def test_top_of_a_tree_is_a_tree(parents: tuple[int, ...], size: int, depth: int) -> None:
-    chances: list[float] = []
+    probabilities: list[float] = []
     for parent in parents:
-        chances.append((chances[parent] if parent >= 0 else 1.0) * 0.7)
-    tree = DraftTree(tuple(range(100, 100 + len(parents))), parents, tuple(chances))
+        probabilities.append((probabilities[parent] if parent >= 0 else 1.0) * 0.7)
+    tree = DraftTree(tuple(range(100, 100 + len(parents))), parents, tuple(probabilities))
     top = tree.top(size, depth)
     assert len(top) <= size
     assert all(d <= depth for d in top.depths())
@@ -169,11 +174,11 @@ def test_top_of_a_tree_is_a_tree(parents: tuple[int, ...], size: int, depth: int
         assert whole[token] == (top.tokens[parent] if parent >= 0 else None)
     left_out = [
         c
-        for t, c, d in zip(tree.tokens, tree.chances, tree.depths(), strict=True)
+        for t, c, d in zip(tree.tokens, tree.probabilities, tree.depths(), strict=True)
         if t not in top.tokens and d <= depth
     ]
-    if left_out and top.chances and len(top) == size:
-        assert max(left_out) <= min(top.chances) + 1e-12
+    if left_out and top.probabilities and len(top) == size:
+        assert max(left_out) <= min(top.probabilities) + 1e-12
 
 
 def test_a_saved_state_drafts_as_the_one_that_learned(tiny_llama: LanguageModel, tmp_path: Path) -> None:
@@ -318,7 +323,7 @@ def test_what_the_constraint_forbids_costs_no_row(tiny_llama: LanguageModel) -> 
     tree = DraftTree((yes, no, maybe, no), (-1, -1, -1, 2), (0.9, 0.8, 0.7, 0.6))
     kept = listed(model, tree).propose([1, yes], 9, Engine(model)._predict(8), matcher=matcher)
     assert kept.tokens == (no, maybe)
-    assert kept.chances == (0.8, 0.7)
+    assert kept.probabilities == (0.8, 0.7)
 
 
 @pytest.mark.parametrize("drafter", ["suffix_automaton", "merged"])

@@ -47,7 +47,7 @@ def test_grafted_trees_hold_what_is_allowed_and_what_is_certain(
     for mark, token in enumerate(drawn.draw(st.lists(st.sampled_from(pool), max_size=12))):
         parent = drawn.draw(st.integers(-1, len(grown) - 1))
         share = drawn.draw(st.sampled_from([0.3, 0.6, 0.95]))
-        grown.add(token, parent, share * (grown.chances[parent] if parent >= 0 else 1.0), mark)
+        grown.add(token, parent, share * (grown.probabilities[parent] if parent >= 0 else 1.0), mark)
     tree = grown.build()
     grafted = graft(tree, root, ends=model.eos_ids)
     check(grafted.tree, 10_000)
@@ -55,15 +55,15 @@ def test_grafted_trees_hold_what_is_allowed_and_what_is_certain(
     for path in found:
         assert followed(root, path) is not None
         assert not model.eos_ids & set(path)
-    for path, mark, chance in zip(paths(tree), tree.marks, tree.chances, strict=True):
+    for path, mark, probability in zip(paths(tree), tree.marks, tree.probabilities, strict=True):
         places = [followed(root, path[:end]) for end in range(len(path) + 1)]
-        certain = [place.forced()[:1] if place is not None else [] for place in places[:-1]]
-        possible = all(only in ([], [token]) for only, token in zip(certain, path, strict=True))
+        forced = [place.forced()[:1] if place is not None else [] for place in places[:-1]]
+        possible = all(only in ([], [token]) for only, token in zip(forced, path, strict=True))
         if places[-1] is None or not possible or model.eos_ids & set(path):
             assert path not in found or grafted.tree.marks[found[path]] is None
         else:
             assert grafted.tree.marks[found[path]] == mark
-            assert grafted.tree.chances[found[path]] >= chance - 1e-12
+            assert grafted.tree.probabilities[found[path]] >= probability - 1e-12
     for path, node in [((), -1), *((path, node) for path, node in found.items() if not grafted.expected[node])]:
         place = followed(root, path)
         assert place is not None
@@ -72,8 +72,8 @@ def test_grafted_trees_hold_what_is_allowed_and_what_is_certain(
                 break
             path = (*path, token)
             assert grafted.expected[found[path]]
-            above = grafted.tree.chances[node] if node >= 0 else 1.0
-            assert grafted.tree.chances[found[path]] == pytest.approx(above)
+            above = grafted.tree.probabilities[node] if node >= 0 else 1.0
+            assert grafted.tree.probabilities[found[path]] == pytest.approx(above)
 
 
 def test_what_is_below_the_least_chance_is_not_looked_behind(tiny_llama: LanguageModel) -> None:

@@ -45,8 +45,8 @@ class Llama:
         for _ in range(limit):
             scores = generator.standard_normal(self.n_vocab()).astype(np.single)
             scores = processor(np.array(tokens, dtype=np.intc), scores)
-            chances = np.exp(scores - scores.max())
-            tokens.append(int(generator.choice(len(chances), p=chances / chances.sum())))
+            probabilities = np.exp(scores - scores.max())
+            tokens.append(int(generator.choice(len(probabilities), p=probabilities / probabilities.sum())))
             if tokens[-1] == self.eos:
                 break
         return tokens[len(prompt) :]

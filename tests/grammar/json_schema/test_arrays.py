@@ -18,9 +18,9 @@ def valid(test):
 def test_items_and_lengths():
     integers = {"type": "array", "items": {"type": "integer"}}
     assert sort(integers, LISTS) == valid(lambda items: "a" not in items)
-    for least, most in itertools.product(range(3), range(4)):
-        schema = {**integers, "minItems": least, "maxItems": most}
-        expected = valid(lambda items, low=least, high=most: "a" not in items and low <= len(items) <= high)
+    for minimum, maximum in itertools.product(range(3), range(4)):
+        schema = {**integers, "minItems": minimum, "maxItems": maximum}
+        expected = valid(lambda items, low=minimum, high=maximum: "a" not in items and low <= len(items) <= high)
         if expected:
             assert sort(schema, LISTS) == expected
         else:
@@ -44,12 +44,12 @@ def test_a_list_of_items_is_wrong_where_2020_12_is_declared():
         from_json_schema({"$schema": "https://json-schema.org/draft/2020-12/schema", "items": [{}]})
 
 
-@pytest.mark.parametrize(("least", "most"), [(None, None), (0, None), (2, None), (0, 1), (1, 2), (2, 2), (0, 0)])
-def test_contains(least, most):
+@pytest.mark.parametrize(("minimum", "maximum"), [(None, None), (0, None), (2, None), (0, 1), (1, 2), (2, 2), (0, 0)])
+def test_contains(minimum, maximum):
     schema = {"type": "array", "contains": {"type": "string"}}
-    schema |= {} if least is None else {"minContains": least}
-    schema |= {} if most is None else {"maxContains": most}
-    low, high = 1 if least is None else least, 9 if most is None else most
+    schema |= {} if minimum is None else {"minContains": minimum}
+    schema |= {} if maximum is None else {"maxContains": maximum}
+    low, high = 1 if minimum is None else minimum, 9 if maximum is None else maximum
     assert sort(schema, LISTS) == valid(lambda items: low <= items.count("a") <= high)
     sized = {**schema, "prefixItems": [{"type": "integer"}], "minItems": 1, "maxItems": 2}
     expected = valid(lambda items: low <= items.count("a") <= high and items[:1] == [1] and len(items) <= 2)

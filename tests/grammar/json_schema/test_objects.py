@@ -44,13 +44,13 @@ def test_properties_in_the_order_of_the_schema():
 
 
 @pytest.mark.parametrize("order", ["any", "schema"])
-@pytest.mark.parametrize(("least", "most"), [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 9)])
-def test_numbers_of_properties(order, least, most):
+@pytest.mark.parametrize(("minimum", "maximum"), [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 9)])
+def test_numbers_of_properties(order, minimum, maximum):
     names = ["a", "b", "c"]
     for required in ([], ["b"]):
         schema = {
             "type": "object", "properties": {name: {"type": "null"} for name in names}, "required": required,
-            "minProperties": least, "maxProperties": most, "additionalProperties": False,
+            "minProperties": minimum, "maxProperties": maximum, "additionalProperties": False,
         }  # fmt: skip
         try:
             grammar = from_json_schema(schema, property_order=order, whitespace="compact")
@@ -59,7 +59,7 @@ def test_numbers_of_properties(order, least, most):
         for count in range(4):
             for chosen in itertools.combinations(names, count):
                 text = "{" + ",".join(f'"{name}":null' for name in chosen) + "}"
-                valid = least <= count <= most and set(required) <= set(chosen)
+                valid = minimum <= count <= maximum and set(required) <= set(chosen)
                 assert (grammar is not None and naive.matches(grammar, text.encode())) == valid
 
 

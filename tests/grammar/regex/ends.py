@@ -37,10 +37,10 @@ def _found(e: Expression, text: str, start: int, known: dict[tuple[int, int], se
             return ends
         case Either(items):
             return {end for item in items for end in _ends(item, text, start, known)}
-        case Repeat(item, least, most):
+        case Repeat(item, minimum, maximum):
             ends, layer = set(), {start}
-            for count in range(least + len(text) + 1 if most is None else most + 1):
-                if count >= least:
+            for count in range(minimum + len(text) + 1 if maximum is None else maximum + 1):
+                if count >= minimum:
                     if layer <= ends:
                         break
                     ends |= layer

@@ -70,8 +70,8 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, spread: fl
             p = (weights / weights.sum()).tolist()
             entropies.append(-sum(x * math.log(x) for x in p if x > 0) / math.log(len(full) + (end % 3 > 0)))
         own = sum(entropies) / 2
-        most = math.floor(spread * LEFT)
-        blocks = int(min(total * own / (own + later[layer]), most) / 3 + 1e-4)
+        maximum = math.floor(spread * LEFT)
+        blocks = int(min(total * own / (own + later[layer]), maximum) / 3 + 1e-4)
         left[candidates[-1]] = total - 3 * blocks
         sets = []
         for by_block in scores:

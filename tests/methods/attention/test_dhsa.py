@@ -15,7 +15,7 @@ from tokloom import Engine
 from tokloom.errors import SpecError
 from tokloom.kv.layer import KVLayer
 from tokloom.kv.store import Step
-from tokloom.methods.attention.dhsa import Dhsa, starts_of
+from tokloom.methods.attention.dhsa import DHSA, starts_of
 from tokloom.models.language_model import LanguageModel
 
 POLICY = {"budget": 26, "sink": 2, "local": 6, "similarity": 0.3, "longest": 5}
@@ -67,11 +67,11 @@ def test_steps_equal_the_formula(tiny_llama: LanguageModel) -> None:
         chunks = chunks_by_hand(kv[:, : i + 1], POLICY["similarity"], POLICY["longest"])
         return chosen_by_hand(i, q[:2], kv[0], {**POLICY, "chunks": chunks})
 
-    check_steps(model, Dhsa(**POLICY), visible, 34, 48)
+    check_steps(model, DHSA(**POLICY), visible, 34, 48)
 
 
 def test_a_tree_is_lossless(tiny_llama: LanguageModel) -> None:
-    check_trees(tiny_llama, Dhsa(**POLICY), 38, trees=4, depth=4)
+    check_trees(tiny_llama, DHSA(**POLICY), 38, trees=4, depth=4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -104,7 +104,7 @@ def test_chunks_do_not_depend_on_how_they_are_read(seed: int, cuts: list[int]) -
 
 def test_a_prompt_chunk_selects_by_chunks_of_queries(tiny_llama: LanguageModel) -> None:
     """What `select` gives for the rows of a chunk, row by row and head by head."""
-    policy = Dhsa(**POLICY, prompt_budget=0)
+    policy = DHSA(**POLICY, prompt_budget=0)
     store = read(tiny_llama, policy, some_tokens(tiny_llama, 60), 60)
     layer: KVLayer = store.layers[1]
     queries = torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(1)).cumsum(2)
@@ -131,14 +131,14 @@ def test_full_budget_is_dense(tiny_llama: LanguageModel, chunk: int) -> None:
     from tokloom.engine.forward import new_store, prefill
 
     tokens = some_tokens(tiny_llama, 50)
-    store = new_store(tiny_llama, Dhsa(budget=200), 0)
+    store = new_store(tiny_llama, DHSA(budget=200), 0)
     *_, (_, logits) = prefill(tiny_llama, store, tokens, chunk)
     torch.testing.assert_close(logits, reference_logits(tiny_llama, tokens)[-1], atol=1e-4, rtol=1e-4)
 
 
 def test_a_budget_without_room_for_a_chunk_is_refused() -> None:
     with pytest.raises(SpecError, match="dhsa:longest=16"):
-        Dhsa(budget=50, sink=4, local=32, longest=16)
+        DHSA(budget=50, sink=4, local=32, longest=16)
 
 
 @pytest.mark.model

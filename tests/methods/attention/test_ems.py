@@ -14,7 +14,7 @@ from tokloom.methods.attention.ems import EMS
 from tokloom.models.language_model import LanguageModel
 
 # 20 slots a head, 5 of them sure; a low bar, so that random keys and values merge too.
-OPTIONS = {"budget": 24, "interval": 4, "window": 5, "least": 0.25, "similar": 0.1, "mass": 0.7}
+OPTIONS = {"budget": 24, "interval": 4, "window": 5, "min_share": 0.25, "similar": 0.1, "mass": 0.7}
 
 
 def alike(head: Head, i: int, j: int) -> float:

@@ -9,7 +9,7 @@ from tests.attention.selecting import Chosen, best, calibration, check, grouped,
 from tests.attention.test_attend import some_tokens, step_at
 from tests.methods.attention.test_select import LEFT, POLICY, exact
 from tokloom.engine.forward import forward
-from tokloom.methods.attention.fasa import Fasa, agreement, dominant
+from tokloom.methods.attention.fasa import FASA, agreement, dominant
 from tokloom.models.language_model import LanguageModel
 
 
@@ -44,7 +44,7 @@ def test_every_query_head_has_a_say_in_its_dominant_chunks() -> None:
 
 
 def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
-    policy = Fasa(**POLICY, chunks=3)
+    policy = FASA(**POLICY, chunks=3)
     found = calibration(tiny_llama, policy)
     dims = [part["dims"] for part in found]
 
@@ -61,12 +61,12 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel) -> None:
 
 
 def test_half_of_the_chunks_by_default(tiny_llama: LanguageModel) -> None:
-    assert all(found["dims"].shape == (2, 8) for found in calibration(tiny_llama, Fasa(**POLICY)))  # 4 of 8 chunks
+    assert all(found["dims"].shape == (2, 8) for found in calibration(tiny_llama, FASA(**POLICY)))  # 4 of 8 chunks
 
 
 def of_all_chunks(model: LanguageModel) -> Chosen:
     """Exact top-k of keys as an index of all chunks has them: in int8, without their mean in the calibration text."""
-    found = calibration(model, Fasa(chunks=99))
+    found = calibration(model, FASA(chunks=99))
     centres = [part["centre"].repeat_interleave(2, 0)[:, None] for part in found]
 
     def chosen(layer, queries, keys, candidates):  # type: ignore[no-untyped-def]
@@ -77,12 +77,12 @@ def of_all_chunks(model: LanguageModel) -> Chosen:
 
 def test_all_chunks_are_exact(tiny_llama: LanguageModel) -> None:
     """But for the rounding of the index to int8."""
-    check(tiny_llama, Fasa(**POLICY, chunks=99), of_all_chunks(tiny_llama))
+    check(tiny_llama, FASA(**POLICY, chunks=99), of_all_chunks(tiny_llama))
 
 
 def test_the_copy_is_a_byte_a_dimension_and_a_scale(tiny_llama: LanguageModel) -> None:
     tokens = some_tokens(tiny_llama, 50)
-    store = prompt_read(tiny_llama, Fasa(**POLICY, chunks=3), tokens)
+    store = prompt_read(tiny_llama, FASA(**POLICY, chunks=3), tokens)
     plain = store.bytes
     forward(tiny_llama, store, [tokens[46]], step_at(tiny_llama, 46), all_logits=False)
     config = tiny_llama.model.config

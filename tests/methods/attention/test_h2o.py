@@ -88,8 +88,8 @@ def test_a_tree_is_lossless_under_eviction(tiny_llama: LanguageModel) -> None:
     for store in (single, tree):
         for _ in prefill(tiny_llama, store, tokens[:32], 64):
             pass
-    room = tree.room()
-    assert room == 8
+    max_draft_tokens = tree.max_draft_tokens()
+    assert max_draft_tokens == 8
     for i in range(32, 40):
         expected = forward(tiny_llama, single, [tokens[i]], step_at(tiny_llama, i), all_logits=True)[0]
     # the true path interleaved with wrong guesses at every level

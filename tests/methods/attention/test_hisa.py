@@ -12,8 +12,8 @@ from tests.attention.selection.test_key_scores import of_rounded
 from tests.methods.attention.test_fasa import of_all_chunks
 from tests.methods.attention.test_select import LEFT, POLICY, exact
 from tokloom.errors import SpecError
-from tokloom.methods.attention.fasa import Fasa
-from tokloom.methods.attention.hisa import Hisa
+from tokloom.methods.attention.fasa import FASA
+from tokloom.methods.attention.hisa import HISA
 from tokloom.models.language_model import LanguageModel
 
 
@@ -42,22 +42,22 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, block: int
             for q, k in grouped(queries, keys)
         ]
 
-    check(tiny_llama, Hisa(**POLICY, block=block, ratio=ratio, host="select"), chosen)
+    check(tiny_llama, HISA(**POLICY, block=block, ratio=ratio, host="select"), chosen)
 
 
 def test_all_blocks_are_the_host_alone(tiny_llama: LanguageModel) -> None:
-    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0, host="select"), exact)
-    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0), of_rounded)
+    check(tiny_llama, HISA(**POLICY, block=5, ratio=1.0, host="select"), exact)
+    check(tiny_llama, HISA(**POLICY, block=5, ratio=1.0), of_rounded)
 
 
 def test_a_host_that_is_calibrated(tiny_llama: LanguageModel) -> None:
     """FASA's scorer in the blocks: all of its chunks are exact, and its calibration is FASA's own."""
-    policy = Hisa(**POLICY, block=5, ratio=1.0, host="fasa:chunks=3")
-    for mine, fasas in zip(calibration(tiny_llama, policy), calibration(tiny_llama, Fasa(chunks=3)), strict=True):
+    policy = HISA(**POLICY, block=5, ratio=1.0, host="fasa:chunks=3")
+    for mine, fasas in zip(calibration(tiny_llama, policy), calibration(tiny_llama, FASA(chunks=3)), strict=True):
         assert torch.equal(mine["dims"], fasas["dims"])
-    check(tiny_llama, Hisa(**POLICY, block=5, ratio=1.0, host="fasa:chunks=99"), of_all_chunks(tiny_llama))
+    check(tiny_llama, HISA(**POLICY, block=5, ratio=1.0, host="fasa:chunks=99"), of_all_chunks(tiny_llama))
 
 
 def test_a_host_of_pages_is_refused() -> None:
     with pytest.raises(SpecError, match=r"hisa:host='quest'.*single tokens"):
-        Hisa(host="quest")
+        HISA(host="quest")

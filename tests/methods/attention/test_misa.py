@@ -7,7 +7,7 @@ import torch
 
 from tests.attention.selecting import best, check, in_int8, votes
 from tests.methods.attention.test_select import LEFT, POLICY
-from tokloom.methods.attention.misa import Misa
+from tokloom.methods.attention.misa import MISA
 from tokloom.models.language_model import LanguageModel
 
 
@@ -37,7 +37,7 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, active: in
             scores = vote(queries, keys, range(4), best(scores, int(enlarge * LEFT + 0.5)))
         return [set(best(scores, LEFT))]
 
-    check(tiny_llama, Misa(**POLICY, active=active, block=4, enlarge=enlarge, index="keys"), chosen)
+    check(tiny_llama, MISA(**POLICY, active=active, block=4, enlarge=enlarge, index="keys"), chosen)
 
 
 def test_after_another_filter_each_kv_head_decides(tiny_llama: LanguageModel) -> None:
@@ -45,7 +45,7 @@ def test_after_another_filter_each_kv_head_decides(tiny_llama: LanguageModel) ->
     from tests.attention.selecting import prompt_read
     from tests.attention.test_attend import some_tokens, step_at
     from tokloom.engine.forward import forward
-    from tokloom.methods.attention.hisa import Hisa
+    from tokloom.methods.attention.hisa import HISA
 
-    store = prompt_read(tiny_llama, Hisa(**POLICY, block=4, host="misa:active=2"), some_tokens(tiny_llama, 46))
+    store = prompt_read(tiny_llama, HISA(**POLICY, block=4, host="misa:active=2"), some_tokens(tiny_llama, 46))
     assert torch.isfinite(forward(tiny_llama, store, [7], step_at(tiny_llama, 46), all_logits=True)).all()

@@ -75,7 +75,7 @@ def test_no_key_scores_above_its_pages_bound(seed: int, page: int) -> None:
     span = Span(0, torch.tensor([30], dtype=torch.int32), 30)
     index = PageIndex.of(layer, "bounds", page, bounds, 30)
     signed = torch.cat([query.clamp_min(0), query.clamp_max(0)], dim=-1)
-    of_pages = score_pages(layer, signed, span, index, reduce="most", scale=1.0).values[0, 0, 0]
+    of_pages = score_pages(layer, signed, span, index, reduce="max", scale=1.0).values[0, 0, 0]
     of_slots = (layer.keys[0, 0] @ query[0, 0, 0]).tolist()
     assert all(score <= float(of_pages[j // page]) + 1e-5 for j, score in enumerate(of_slots))
 

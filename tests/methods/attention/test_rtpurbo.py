@@ -36,10 +36,10 @@ def test_no_nearby_pair_of_matrices_is_closer() -> None:
     """A step in any direction makes the error of the closest pair larger."""
     queries, keys = some(2, 60, 8), some(1, 80, 8, seed=1)
     best = closest(queries, keys, 3)
-    least = error(queries, keys, *best)
+    minimum = error(queries, keys, *best)
     for seed in range(20):
         moved = [m + 0.02 * some(*m.shape[:2], 8, seed=seed)[..., :3] for m in best]
-        assert error(queries, keys, *moved) > least
+        assert error(queries, keys, *moved) > minimum
 
 
 def test_training_comes_nearer_to_the_attention() -> None:
@@ -80,15 +80,15 @@ def test_heads_are_ranked_over_all_layers() -> None:
     """Half of six: the layer between slides over a window, and its two heads are local ones."""
     found = [{"far": torch.tensor(far), "to_query": torch.zeros(4, 8, 2)} for far in ([0.1, 0.9], [0.3, 0.2])]
     scorer = LowRankIndexer(2, 0.5, 10, 0)
-    concluded = scorer.conclude([found[0], {}, found[1]])
-    assert [part["retrieves"].tolist() for part in concluded if part] == [
+    finished = scorer.finish_calibration([found[0], {}, found[1]])
+    assert [part["retrieves"].tolist() for part in finished if part] == [
         [False, False, True, True], [True, True, True, True],
     ]  # fmt: skip
 
 
 def test_all_full_layers_retrieve_where_most_layers_slide() -> None:
     found = [{}, {}, {"far": torch.tensor([0.1]), "to_query": torch.zeros(2, 8, 2)}, {}]
-    assert LowRankIndexer(2, 0.5, 10, 0).conclude(found)[2]["retrieves"].tolist() == [True, True]
+    assert LowRankIndexer(2, 0.5, 10, 0).finish_calibration(found)[2]["retrieves"].tolist() == [True, True]
 
 
 @pytest.mark.parametrize(("dims", "made"), [(None, 4), (6, 6)])

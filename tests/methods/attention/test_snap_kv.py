@@ -14,7 +14,7 @@ from tokloom.methods.evaluate.needle import Needle
 from tokloom.models.language_model import LanguageModel
 
 OPTIONS = {"budget": 24, "interval": 4, "window": 5, "pool": 3}  # 20 slots a head
-LEAST = 6  # 0.3 of them
+MINIMUM = 6  # 0.3 of them
 
 
 def by_formula(adaptive: bool):  # type: ignore[no-untyped-def]
@@ -38,7 +38,7 @@ def by_formula(adaptive: bool):  # type: ignore[no-untyped-def]
             ranked = sorted(((-vote, h) for h, each in enumerate(votes) for vote in each.values()))
             wins = [sum(h == head for _, h in ranked[: 20 * len(heads)]) for head in range(len(heads))]
             exact = [14 * len(heads) * win / sum(wins) for win in wins]
-            sizes = [LEAST + int(share) for share in exact]
+            sizes = [MINIMUM + int(share) for share in exact]
             order = sorted(range(len(heads)), key=lambda h: int(exact[h]) - exact[h])
             for h in order[: 20 * len(heads) - sum(sizes)]:
                 sizes[h] += 1
@@ -52,13 +52,13 @@ def by_formula(adaptive: bool):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("chunks", [(34,), (14, 6, 20)])
 def test_steps_equal_the_formula(tiny_llama: LanguageModel, chunks: tuple[int, ...], adaptive: bool) -> None:
-    policy = SnapKV(**OPTIONS, adaptive=adaptive, least=0.3)
+    policy = SnapKV(**OPTIONS, adaptive=adaptive, min_share=0.3)
     check_steps(tiny_llama, policy, some_tokens(tiny_llama, 56), chunks, by_formula(adaptive))
 
 
 def test_heads_share_the_budget_of_a_layer(tiny_llama: LanguageModel) -> None:
     """On average the budget, and memory as much as is held: not padded to the longest head."""
-    stores = [new_store(tiny_llama, SnapKV(**OPTIONS, adaptive=each, least=0.3), 0) for each in (True, False)]
+    stores = [new_store(tiny_llama, SnapKV(**OPTIONS, adaptive=each, min_share=0.3), 0) for each in (True, False)]
     for store in stores:
         for _ in prefill(tiny_llama, store, some_tokens(tiny_llama, 60), 64):
             pass
@@ -68,7 +68,7 @@ def test_heads_share_the_budget_of_a_layer(tiny_llama: LanguageModel) -> None:
     for layer in ragged.layers:
         held = (layer.positions >= 0).sum(-1)
         assert held.sum() == 20 * layer.kv_heads
-        assert held.min() >= LEAST
+        assert held.min() >= MINIMUM
     keys = [sum(sum(part.nbytes for part in layer.slots._keys) for layer in store.layers) for store in stores]
     assert keys[0] == keys[1]
 

@@ -100,13 +100,13 @@ def test_a_tree_is_lossless(tiny_llama: LanguageModel) -> None:
 
 def test_a_tree_is_lossless_where_all_scores_equal_the_threshold(tiny_llama: LanguageModel) -> None:
     """A short context has one cluster, whose score is one over its keys."""
-    check_trees(tiny_llama, SqueezedAttention(observed=8, least_clusters=0), 29, trees=3, depth=4)
+    check_trees(tiny_llama, SqueezedAttention(observed=8, min_clusters=0), 29, trees=3, depth=4)
 
 
-@pytest.mark.parametrize(("least", "made"), [(0, 2), (6, 6), (256, 10)])
-def test_a_short_context_has_enough_clusters(tiny_llama: LanguageModel, least: int, made: int) -> None:
+@pytest.mark.parametrize(("minimum", "made"), [(0, 2), (6, 6), (256, 10)])
+def test_a_short_context_has_enough_clusters(tiny_llama: LanguageModel, minimum: int, made: int) -> None:
     """Forty keys: 5% of them, as many as asked for, at most one for four keys."""
-    policy = SqueezedAttention(observed=5, least_clusters=least)
+    policy = SqueezedAttention(observed=5, min_clusters=minimum)
     store = read(tiny_llama, policy, some_tokens(tiny_llama, 45), 45)
     assert all(layer.notes["clusters"].sizes.shape == (2, made) for layer in store.layers)
 

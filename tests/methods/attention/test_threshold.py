@@ -23,8 +23,8 @@ def test_steps_and_trees_equal_the_formula(tiny_llama: LanguageModel, share: flo
         sets = []
         for q, k in grouped(queries, keys):
             scores = votes(q, k, candidates, 0.25)
-            most = min(LEFT, math.ceil((1 - quantile) * len(candidates)))
-            sets.append({j for j in best(scores, most) if scores[j] / sum(scores.values()) >= share})
+            maximum = min(LEFT, math.ceil((1 - quantile) * len(candidates)))
+            sets.append({j for j in best(scores, maximum) if scores[j] / sum(scores.values()) >= share})
         return sets
 
     check(tiny_llama, Threshold(**POLICY, share=share, quantile=quantile), chosen)

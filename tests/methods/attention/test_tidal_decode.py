@@ -14,7 +14,7 @@ from tests.attention.selecting import best, check, grouped, prompt_read, votes
 from tests.attention.test_attend import some_tokens, step_at
 from tests.methods.attention.test_select import LEFT, POLICY
 from tokloom.attention.calibration import passage
-from tokloom.attention.selection.selecting import key_scores
+from tokloom.attention.selection import key_scores
 from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.errors import SpecError
 from tokloom.kv.step import Step
@@ -92,11 +92,11 @@ def test_layers_out_of_order_are_refused(layers: tuple[int, ...]) -> None:
 
 def by_trying_all(met: list[list[float]], dense: int) -> float:
     """What the best set of layers meets, of all sets of which no more than `dense` layers attend densely."""
-    count, most = len(met), 0.0
+    count, maximum = len(met), 0.0
     for choosers in itertools.chain.from_iterable(itertools.combinations(range(count), n) for n in range(1, dense + 1)):
         if choosers[0] + len(choosers) <= dense:
-            most = max(most, met_under(met, choosers))
-    return most
+            maximum = max(maximum, met_under(met, choosers))
+    return maximum
 
 
 def met_under(met: list[list[float]], choosers: tuple[int, ...]) -> float:
@@ -145,9 +145,9 @@ def test_calibrated_layers_are_those_of_the_formula(tiny_llama: LanguageModel) -
             total[index] += sum(looked_up)
         choices.append(chosen)
         assert found[index]["met"].tolist() == pytest.approx(total, rel=1e-4)
-    concluded = schedule.conclude([found[0], {}, *found[1:]])
-    assert all(part["layers"].tolist() == concluded[0]["layers"].tolist() for part in concluded if part)
-    assert set(concluded[0]["layers"].tolist()) <= {0, 2, 3}
+    finished = schedule.finish_calibration([found[0], {}, *found[1:]])
+    assert all(part["layers"].tolist() == finished[0]["layers"].tolist() for part in finished if part)
+    assert set(finished[0]["layers"].tolist()) <= {0, 2, 3}
 
 
 @pytest.mark.parametrize("schedule", ["tidal_decode:layers=[0,1]", "token_select:similarity=0.5"])

@@ -17,11 +17,11 @@ from tokloom.methods.attention.top_p import Nucleus, TopP
 from tokloom.models.language_model import LanguageModel
 
 
-def fewest(scores: dict[int, float], mass: float, most: int) -> set[int]:
+def fewest(scores: dict[int, float], mass: float, maximum: int) -> set[int]:
     """The fewest best whose shares add up to `mass`, one after the other."""
     chosen: set[int] = set()
     total = sum(scores.values())
-    for j in best(scores, most):
+    for j in best(scores, maximum):
         if sum(scores[i] for i in chosen) >= mass * total:
             break
         chosen.add(j)

@@ -32,12 +32,12 @@ def naive(source: FixedSource, searches: int, depth: int, c1: float, c2: float) 
             explore = c1 + math.log((total + c2 + 1) / c2)
             scores = [
                 (sum(rewards[child]) / len(rewards[child]) if rewards[child] else 0.0)
-                + explore * chance * math.sqrt(total or 1) / (1 + visits[child])
-                for child, chance in zip(children, followers.chances.tolist(), strict=True)
+                + explore * probability * math.sqrt(total or 1) / (1 + visits[child])
+                for child, probability in zip(children, followers.probabilities.tolist(), strict=True)
             ]
             best = max(range(len(children)), key=lambda i: scores[i])
             fresh = children[best] not in value
-            value[children[best]] = value[path] * float(followers.chances[best])
+            value[children[best]] = value[path] * float(followers.probabilities[best])
             path = children[best]
             if fresh:
                 break
@@ -60,10 +60,10 @@ def started(seed: int, **options: object):  # type: ignore[no-untyped-def]
 def test_the_search_is_that_of_the_formula(seed: int, searches: int, depth: int, c1: float, c2: float) -> None:
     tree = propose(started(seed, searches=searches, depth=depth, c1=c1, c2=c2), [1])
     expected = naive(FixedSource(seed=seed), searches, depth, c1, c2)
-    found = dict(zip(paths(tree), tree.chances, strict=True))
+    found = dict(zip(paths(tree), tree.probabilities, strict=True))
     assert set(found) == set(expected)
-    for path, chance in found.items():
-        assert chance == pytest.approx(expected[path])
+    for path, probability in found.items():
+        assert probability == pytest.approx(expected[path])
 
 
 def test_more_exploration_is_broader() -> None:

@@ -68,25 +68,27 @@ class Twin:
         """Chances of the tokens that the tokenizer can write next, and of the end."""
         with torch.no_grad():
             logits = self.model.model(torch.tensor([self.root + tokens])).logits[0, -1].double()
-        chances = {t: float(logits[t]) for t, data in enumerate(self.table) if data and self.can_follow([*tokens, t])}
+        probabilities = {
+            t: float(logits[t]) for t, data in enumerate(self.table) if data and self.can_follow([*tokens, t])
+        }
         text = b"".join(self.table[token] for token in tokens)
         if (
             self.model.encode_prompt(self.before + text.decode(errors="replace"), chat=False)[len(self.root) :]
             == tokens
         ):
-            chances |= {eos: float(logits[eos]) for eos in self.model.eos_ids}
-        top = max(chances.values())
-        total = sum(math.exp(value - top) for value in chances.values())
-        return {token: math.exp(value - top) / total for token, value in chances.items()}
+            probabilities |= {eos: float(logits[eos]) for eos in self.model.eos_ids}
+        top = max(probabilities.values())
+        total = sum(math.exp(value - top) for value in probabilities.values())
+        return {token: math.exp(value - top) / total for token, value in probabilities.items()}
 
     def covers(self, data: bytes) -> Iterator[tuple[list[int], float]]:
-        def extend(tokens: list[int], chance: float, rest: bytes) -> Iterator[tuple[list[int], float]]:
+        def extend(tokens: list[int], probability: float, rest: bytes) -> Iterator[tuple[list[int], float]]:
             for token, share in self.after(tokens).items():
                 text = self.table[token]
                 if text and text.startswith(rest):
-                    yield [*tokens, token], chance * share
+                    yield [*tokens, token], probability * share
                 elif text and rest.startswith(text):
-                    yield from extend([*tokens, token], chance * share, rest[len(text) :])
+                    yield from extend([*tokens, token], probability * share, rest[len(text) :])
 
         return extend([], 1.0, data)
 
@@ -94,14 +96,14 @@ class Twin:
         """P(xb) of every byte and the end, (257,), and P(x)."""
         out = np.zeros(END + 1)
         whole = 0.0
-        for tokens, chance in self.covers(data) if data else [([], 1.0)]:
-            whole += chance
+        for tokens, probability in self.covers(data) if data else [([], 1.0)]:
+            whole += probability
             text = b"".join(self.table[token] for token in tokens)
             if len(text) > len(data):
-                out[text[len(data)]] += chance
+                out[text[len(data)]] += probability
                 continue
             for token, share in self.after(tokens).items():
-                out[self.table[token][0] if self.table[token] else END] += chance * share
+                out[self.table[token][0] if self.table[token] else END] += probability * share
         return out, whole
 
 
@@ -166,7 +168,7 @@ def test_bytes_and_tokens_give_a_text_the_same_chance(family: str, request: pyte
     factors = [math.log(twin.after(whole[1:i])[whole[i]]) for i in range(1, len(whole))]
     ending = math.log(sum(twin.after(whole[1:]).get(eos, 0.0) for eos in model.eos_ids))
     rest = b"".join(model.vocabulary.token_bytes[token] for token in tokens[1:])
-    before = math.log(sum(chance for _, chance in twin.covers(rest))) if rest else 0.0
+    before = math.log(sum(probability for _, probability in twin.covers(rest))) if rest else 0.0
     assert total == pytest.approx(sum(factors) + ending - before, abs=1e-3)
     own, logprobs = prediction.encoding()
     assert len(own) >= len(model.encode(text)) - 1

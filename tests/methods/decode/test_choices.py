@@ -80,9 +80,9 @@ def test_masks_equal_a_trial_of_every_token_and_the_output_is_an_option(
         expected = brute_force(vocabulary, options, output)
         assert masked(matcher, vocabulary) == expected
         assert matcher.is_complete == (EOS in expected)
-        certain = matcher.forced()
-        assert bool(certain) == (len(expected) == 1)
-        assert set(certain[:1]) <= expected
+        forced = matcher.forced()
+        assert bool(forced) == (len(expected) == 1)
+        assert set(forced[:1]) <= expected
         token = data.draw(st.sampled_from(sorted(expected)))
         matcher.accept(token)
         if token == EOS:

@@ -50,10 +50,10 @@ def test_a_walk_gives_what_the_model_says_after_each_path(tiny_llama: LanguageMo
     found |= dict(zip([(10, 12), (11, 12), (11, 13)], walk.expand([(1, 12), (2, 12), (2, 13)]), strict=True))
     for path, followers in found.items():
         with torch.inference_mode():
-            chances = tiny_llama.model(torch.tensor([[*text, *path]])).logits[0, -1].softmax(-1)
-        best = chances.topk(5)
+            probabilities = tiny_llama.model(torch.tensor([[*text, *path]])).logits[0, -1].softmax(-1)
+        best = probabilities.topk(5)
         assert followers.tokens.tolist() == best.indices.tolist()
-        np.testing.assert_allclose(followers.chances, best.values.numpy(), rtol=1e-3)
+        np.testing.assert_allclose(followers.probabilities, best.values.numpy(), rtol=1e-3)
     assert state.store.seen == 3
 
 

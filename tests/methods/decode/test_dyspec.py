@@ -23,8 +23,8 @@ def full(source: FixedSource, depth: int) -> dict[tuple[int, ...], float]:
     for level in range(depth):
         for path in [path for path in values if len(path) == level]:
             followers = source.followers(path)
-            for token, chance in zip(followers.tokens.tolist(), followers.chances.tolist(), strict=True):
-                values[*path, token] = values[path] * chance
+            for token, probability in zip(followers.tokens.tolist(), followers.probabilities.tolist(), strict=True):
+                values[*path, token] = values[path] * probability
     del values[()]
     return values
 
@@ -42,17 +42,17 @@ def test_the_tree_has_the_highest_values(seed: int, nodes: int, depth: int, thre
     tree = propose(state, [1, 2])
     values = full(FixedSource(seed=seed), depth)
     best = sorted((value for value in values.values() if value >= threshold), reverse=True)[:nodes]
-    found = dict(zip(paths(tree), tree.chances, strict=True))
+    found = dict(zip(paths(tree), tree.probabilities, strict=True))
     assert sorted(found.values(), reverse=True) == pytest.approx(best)
-    for path, chance in found.items():
-        assert chance == pytest.approx(values[path])
+    for path, probability in found.items():
+        assert probability == pytest.approx(values[path])
 
 
 def test_a_source_is_asked_once_a_level_or_once_a_node() -> None:
-    for by_level, most in ((True, 4), (False, 12)):
+    for by_level, maximum in ((True, 4), (False, 12)):
         state = started(3, nodes=12, depth=4, threshold=0, by_level=by_level)
         assert len(propose(state, [1])) == 12
-        assert state.source.calls <= most
+        assert state.source.calls <= maximum
 
 
 def test_chances_are_calibrated() -> None:
@@ -63,7 +63,7 @@ def test_chances_are_calibrated() -> None:
         state.judge([(mark, False) for mark in tree.marks])
     after = propose(state, [1])
     assert after.tokens[0] == tree.tokens[0]
-    assert after.chances[0] < tree.chances[0] / 2
+    assert after.probabilities[0] < tree.probabilities[0] / 2
     again = started(3, nodes=12, depth=1)
     again.restore(state.arrays())
     assert propose(again, [1]) == after

@@ -7,7 +7,7 @@ import torch
 
 from tokloom import Engine, Sampling
 from tokloom.decode.denoiser import Proposals
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import CompositionError
 from tokloom.methods.decode import guided_diffusion
 from tokloom.methods.decode.guided_diffusion import GuidedDiffusion
@@ -26,13 +26,13 @@ def taken(guide: LanguageModel, proposals: Proposals, tolerance: float, correct:
     text = proposals.filled()
     never = sorted(guide.vocabulary.special_ids - guide.eos_ids)
     with torch.no_grad():
-        chances = guide.model(torch.tensor([text])).logits[0].softmax(-1)
-    chances[:, never] = 0.0
+        probabilities = guide.model(torch.tensor([text])).logits[0].softmax(-1)
+    probabilities[:, never] = 0.0
     out: dict[int, int] = {}
     for place, token in zip(proposals.places, proposals.tokens, strict=True):
-        if chances[place - 1, token] < tolerance * chances[place - 1].max():
+        if probabilities[place - 1, token] < tolerance * probabilities[place - 1].max():
             if correct:
-                out[place] = int(chances[place - 1].argmax())
+                out[place] = int(probabilities[place - 1].argmax())
             break
         out[place] = token
     return out or {proposals.places[0]: proposals.tokens[0]}
@@ -42,7 +42,7 @@ def taken(guide: LanguageModel, proposals: Proposals, tolerance: float, correct:
 @pytest.mark.parametrize("tolerance", [1.0, 0.3, 0.01])
 def test_what_is_taken(tolerance: float, correct: bool, guide: LanguageModel, tiny_diffusion: LanguageModel) -> None:
     """Over passes in which tokens become known, also between masks, and proposals change."""
-    host = Host(tiny_diffusion, Engine(tiny_diffusion).attention, 16, kv=None, prefill_chunk=512)
+    host = RequestContext(tiny_diffusion, Engine(tiny_diffusion).attention, 16, kv=None, prefill_chunk=512)
     unmasking = GuidedDiffusion(guide="guide", tolerance=tolerance, correct=correct).start(host)
     text = [*guide.encode(PROMPT), *[tiny_diffusion.mask_id or 0] * 10]
     start = len(text) - 10

@@ -17,7 +17,7 @@ from tokloom.errors import DocumentError, GrammarError, SpecError
 from tokloom.methods.decode.json_schema import JsonSchema
 from tokloom.models.language_model import LanguageModel
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 POINT: dict[str, Any] = {
     "type": "object",
     "properties": {"x": {"type": "integer", "minimum": -9, "maximum": 9}, "flag": {"type": "boolean"}},

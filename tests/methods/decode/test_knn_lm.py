@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import ArgumentError, CompositionError, SpecError
 from tokloom.kv.store import Step
 from tokloom.methods.attention.dense import Dense
 from tokloom.methods.decode._datastore import Datastore, build, neighbour_distribution
-from tokloom.methods.decode.knn_lm import KnnLM, mix
+from tokloom.methods.decode.knn_lm import KNNLM, mix
 from tokloom.models.language_model import LanguageModel
 
 PROMPT = "one two three four five six seven one two three"
@@ -70,7 +70,7 @@ def by_hand(model: LanguageModel, store: Datastore, tokens: list[int]) -> torch.
 def test_greedy_text_is_that_of_the_mixed_distribution(
     drafter: str | None, path: Path, tiny_llama: LanguageModel
 ) -> None:
-    predictor = KnnLM(datastore=str(path), k=100_000, temperature=TEMPERATURE, weight=WEIGHT)
+    predictor = KNNLM(datastore=str(path), k=100_000, temperature=TEMPERATURE, weight=WEIGHT)
     engine = Engine(tiny_llama, predictor=predictor, drafter=drafter)
     if drafter is not None:
         always_draft(engine)
@@ -110,7 +110,7 @@ def test_wrong_datastores_are_refused(path: Path, tiny_qwen3: LanguageModel, tin
     with pytest.raises(ArgumentError, match="tokloom prepare"):
         Engine(tiny_llama, predictor="knn_lm:datastore=nowhere").generate("one")
     with pytest.raises(SpecError, match="knn_lm:weight"):
-        KnnLM(datastore=str(path), weight=1)
+        KNNLM(datastore=str(path), weight=1)
 
 
 @pytest.mark.model
@@ -119,11 +119,11 @@ def test_effect_perplexity_falls_on_the_same_book(smollm2: LanguageModel, alice:
     raise it, and a temperature below 1 is worse than the one that was tuned (measured: 26.66 without, 23.98 with it,
     29.21 with the control, 26.67 with the low temperature)."""
     for name, text in (("same", alice[12000:16000]), ("other", "The baker lives in house 7. It is quiet. " * 55)):
-        KnnLM(datastore=str(tmp_path / name)).prepare(smollm2, [text])
+        KNNLM(datastore=str(tmp_path / name)).prepare(smollm2, [text])
     tokens = smollm2.encode(alice[16000:16700])
 
     def perplexity(**options: float | str) -> float:
-        prediction = KnnLM(**options).start(Host(smollm2, Dense(), 0, kv=None, prefill_chunk=512))
+        prediction = KNNLM(**options).start(RequestContext(smollm2, Dense(), 0, kv=None, prefill_chunk=512))
         prediction.prefill(tokens[:1], lambda done: None)
         logits = prediction.rows(tokens[1:-1], Step(tuple(range(1, len(tokens) - 1)), smollm2.device))
         return float(F.cross_entropy(logits, torch.tensor(tokens[2:])).exp())

@@ -37,16 +37,16 @@ def tree_of(choices: list[tuple[int, int]], first: int) -> DraftTree:
     """A tree with distinct children of each parent, marked from `first` on."""
     tokens: list[int] = []
     parents: list[int] = []
-    chances: list[float] = []
+    probabilities: list[float] = []
     for token, at in choices:
         parent = at % (len(tokens) + 1) - 1
         if (parent, token) in zip(parents, tokens, strict=True):
             continue
         tokens.append(token)
         parents.append(parent)
-        chances.append((chances[parent] if parent >= 0 else 1.0) * (0.3 + 0.1 * token))
+        probabilities.append((probabilities[parent] if parent >= 0 else 1.0) * (0.3 + 0.1 * token))
     marks = tuple(range(first, first + len(tokens)))
-    return DraftTree(tuple(tokens), tuple(parents), tuple(chances), marks)
+    return DraftTree(tuple(tokens), tuple(parents), tuple(probabilities), marks)
 
 
 trees = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), max_size=10)
@@ -91,19 +91,19 @@ def test_chances_are_what_such_nodes_turned_out_to_be() -> None:
     state = merged(one, DraftTree((7,), (-1,), (0.45,)))
     for _ in range(60):
         tree = propose(state, [1])
-        chances = dict(zip(paths(tree), tree.chances, strict=True))
+        probabilities = dict(zip(paths(tree), tree.probabilities, strict=True))
         state.judge([(mark, path == both) for mark, path in zip(tree.marks, paths(tree), strict=True)])
-    assert chances[both] > 0.85
-    assert chances[alone] < 0.15
+    assert probabilities[both] > 0.85
+    assert probabilities[alone] < 0.15
     again = merged(one, DraftTree((7,), (-1,), (0.45,)))
     again.restore(state.arrays())
-    assert propose(again, [1]).chances == propose(state, [1]).chances
+    assert propose(again, [1]).probabilities == propose(state, [1]).probabilities
 
 
 @given(st.floats(0, 1))
-def test_levels(chance: float) -> None:
-    assert 1 <= level_of(chance) <= 6
-    assert level_of(chance) <= level_of(min(1.0, chance + 0.1))
+def test_levels(probability: float) -> None:
+    assert 1 <= level_of(probability) <= 6
+    assert level_of(probability) <= level_of(min(1.0, probability + 0.1))
 
 
 def test_levels_hold_their_middles_and_agreement_raises_the_first_guess() -> None:

@@ -27,8 +27,8 @@ def denoised(model: LanguageModel, prompt: list[int], length: int, block: int, t
         masked = list(range(start, len(text)))
         while masked:
             logits = logits_of(model, text)[:, words]
-            chances, best = logits.softmax(-1).max(-1)
-            for place in sorted(masked, key=lambda i: -float(chances[i]))[:tokens]:
+            probabilities, best = logits.softmax(-1).max(-1)
+            for place in sorted(masked, key=lambda i: -float(probabilities[i]))[:tokens]:
                 text[place] = words[int(best[place])]
                 masked.remove(place)
     return text[len(prompt) :]

@@ -42,10 +42,10 @@ def test_chances_follow_the_hits() -> None:
     assert paths(before)[:2] == [(4,), (4, 5)]
     for _ in range(40):
         state.judge([(before.marks[0], False)])
-    assert propose(state, text).chances[0] < 0.2
+    assert propose(state, text).probabilities[0] < 0.2
     for _ in range(200):
         state.judge([(mark, True) for mark in before.marks])
-    assert propose(state, text).chances[-1] > 0.7
+    assert propose(state, text).probabilities[-1] > 0.7
 
 
 def test_bounds_that_cross_are_refused() -> None:

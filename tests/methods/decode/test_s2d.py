@@ -11,13 +11,13 @@ from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
 from tokloom.decode.drafter import DraftRequest
 from tokloom.engine.forward import forward, new_store
-from tokloom.engine.host import Host
 from tokloom.engine.prediction import PlainPrediction
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import ArgumentError, SpecError
 from tokloom.kv.store import Step
 from tokloom.methods.attention.dense import Dense
 from tokloom.methods.decode._exit_heads import exits
-from tokloom.methods.decode.s2d import S2D, likeliest
+from tokloom.methods.decode.s2d import S2D, most_probable
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.submodel import submodel
 
@@ -61,13 +61,13 @@ def test_the_draft_is_that_of_fresh_submodels(
     """And the request's store is afterwards as it was."""
     model: LanguageModel = request.getfixturevalue(family)
     tokens = model.encode_prompt(PROMPT, chat=False)
-    prediction = PlainPrediction(Host(model, Dense(), 20, kv=None, prefill_chunk=16))
+    prediction = PlainPrediction(RequestContext(model, Dense(), 20, kv=None, prefill_chunk=16))
     prediction.prefill(tokens[:-1], lambda done: None)
     kept = [(layer.seen, layer.count, layer.keys.clone()) for layer in prediction.store.layers]
     state = S2D(exits=str(heads[family]), threshold=threshold, length=5).start(model)
     tree = state.propose(DraftRequest(tokens, 20, prediction))
     assert list(tree.tokens) == by_hand(model, heads[family], tokens, threshold, 5)
-    assert list(tree.chances) == sorted(tree.chances, reverse=True)
+    assert list(tree.probabilities) == sorted(tree.probabilities, reverse=True)
     for layer, (seen, count, keys) in zip(prediction.store.layers, kept, strict=True):
         assert (layer.seen, layer.count) == (seen, count)
         assert torch.equal(layer.keys, keys)
@@ -105,7 +105,7 @@ def test_rates_go_into_a_file(heads: dict[str, Path], tiny_llama: LanguageModel)
 
 def test_confidence_is_a_probability() -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 3
-    token, confidence = likeliest(logits)
+    token, confidence = most_probable(logits)
     assert token == int(logits.argmax())
     assert confidence == pytest.approx(float(logits.softmax(-1).max()), rel=1e-5)
 

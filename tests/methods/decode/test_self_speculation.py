@@ -10,15 +10,15 @@ from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
 from tokloom.decode.drafter import DraftRequest
 from tokloom.engine.forward import forward, new_store, prefill
-from tokloom.engine.host import Host
 from tokloom.engine.prediction import PlainPrediction
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import CompositionError, SpecError
 from tokloom.methods.attention.dense import Dense
 from tokloom.methods.attention.tidal_decode import TidalDecode
 from tokloom.methods.attention.token_select import TokenSelect
 from tokloom.models.language_model import LanguageModel
 
-SPEC = 'self_speculation:attention="token_select:budget=24,sink=2,local=8",least=1,threshold=0,depth=5'
+SPEC = 'self_speculation:attention="token_select:budget=24,sink=2,local=8",min_context=1,threshold=0,depth=5'
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -63,7 +63,7 @@ def test_drafts_are_what_the_sparse_model_says(tiny_llama: LanguageModel) -> Non
     assert engine._drafting is not None
     state = engine._drafting.state
     policy = TokenSelect(budget=24, sink=2, local=8)
-    host = Host(tiny_llama, Dense(), 20, kv=None, prefill_chunk=64)
+    host = RequestContext(tiny_llama, Dense(), 20, kv=None, prefill_chunk=64)
     prediction = PlainPrediction(host)
     prediction.prefill(tokens[:-1], lambda done: None)
     tree = state.propose(DraftRequest(tokens, 5, prediction))

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from tests import tiny_models
 from tests.methods.decode.test_token_recycling import always_draft
 from tokloom import Engine, Sampling
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import ArgumentError, SpecError
 from tokloom.kv.store import Step
 from tokloom.methods.attention.dense import Dense
@@ -28,16 +28,18 @@ NEW = 16
 
 
 @given(
-    count=st.integers(1, 80), tokens=st.integers(2, 300), most=st.floats(0.01, 1), least=st.floats(0.01, 1),
+    count=st.integers(1, 80), tokens=st.integers(2, 300), max_share=st.floats(0.01, 1), min_share=st.floats(0.01, 1),
     warmup=st.integers(1, 4),
 )  # fmt: skip
-def test_the_schedule_falls_from_most_to_least(count: int, tokens: int, most: float, least: float, warmup: int) -> None:
-    most, least = max(most, least), min(most, least)
-    options = SkipDecode(most=most, least=least, warmup=warmup)
+def test_the_schedule_falls_from_most_to_least(
+    count: int, tokens: int, max_share: float, min_share: float, warmup: int
+) -> None:
+    max_share, min_share = max(max_share, min_share), min(max_share, min_share)
+    options = SkipDecode(max_share=max_share, min_share=min_share, warmup=warmup)
     run = [options.run(t, tokens, count) for t in range(tokens + 5)]
     assert run == sorted(run, reverse=True)
-    assert run[0] == max(warmup, round(count * most))
-    assert run[tokens - 1] == run[-1] == max(warmup, round(count * least))
+    assert run[0] == max(warmup, round(count * max_share))
+    assert run[tokens - 1] == run[-1] == max(warmup, round(count * min_share))
 
 
 def by_hand(model: LanguageModel, options: SkipDecode, new: int) -> list[int]:
@@ -56,7 +58,7 @@ def by_hand(model: LanguageModel, options: SkipDecode, new: int) -> list[int]:
             if len(out) == new or out[-1] in model.eos_ids:
                 return out
             fallen = (len(out) - 1) / (new - 1)
-            run = max(low, round(count * (options.most - (options.most - options.least) * fallen)))
+            run = max(low, round(count * (options.max_share - (options.max_share - options.min_share) * fallen)))
             kept = [i for i in range(count) if i < low or i >= count - run + low]
             part = copy.deepcopy(whole)
             part.model.layers = torch.nn.ModuleList(part.model.layers[i] for i in kept)
@@ -68,7 +70,9 @@ def by_hand(model: LanguageModel, options: SkipDecode, new: int) -> list[int]:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("options", [SkipDecode(most=1.0, least=0.3, warmup=1), SkipDecode(most=0.7, least=0.5)])
+@pytest.mark.parametrize(
+    "options", [SkipDecode(max_share=1.0, min_share=0.3, warmup=1), SkipDecode(max_share=0.7, min_share=0.5)]
+)
 def test_the_text_is_that_of_the_layers_left(options: SkipDecode, fused: bool) -> None:
     model = tiny_models.build_llama()
     expected = by_hand(model, options, NEW)
@@ -89,7 +93,9 @@ def test_a_constant_schedule_of_all_layers_is_plain_decoding(
     model: LanguageModel = request.getfixturevalue(family)
     sampling = Sampling(max_new_tokens=30, temperature=0.9, seed=1)
     plain = Engine(model, attention=attention).generate(PROMPT, sampling=sampling)
-    skipped = Engine(model, attention=attention, predictor="skip_decode:least=1").generate(PROMPT, sampling=sampling)
+    skipped = Engine(model, attention=attention, predictor="skip_decode:min_share=1").generate(
+        PROMPT, sampling=sampling
+    )
     assert skipped.tokens == plain.tokens
     counts = skipped.ledger.row("decode").counts
     assert counts["layers run"] == counts["layers of plain decoding"]
@@ -101,9 +107,9 @@ def test_drafts_change_nothing(family: str, attention: str, request: pytest.Fixt
     """No draft goes past a place where the schedule falls."""
     model: LanguageModel = request.getfixturevalue(family)
     for sampling in (Sampling(max_new_tokens=40), Sampling(max_new_tokens=40, temperature=1.1, seed=2)):
-        alone = Engine(model, attention=attention, predictor="skip_decode:least=0.3,warmup=1")
+        alone = Engine(model, attention=attention, predictor="skip_decode:min_share=0.3,warmup=1")
         engine = Engine(
-            model, attention=attention, predictor="skip_decode:least=0.3,warmup=1", drafter="token_recycling"
+            model, attention=attention, predictor="skip_decode:min_share=0.3,warmup=1", drafter="token_recycling"
         )
         always_draft(engine)
         expected = alone.generate(PROMPT, sampling=sampling)
@@ -115,7 +121,7 @@ def test_drafts_change_nothing(family: str, attention: str, request: pytest.Fixt
 
 def test_bad_options_are_refused(tiny_llama: LanguageModel) -> None:
     with pytest.raises(SpecError, match="skip_decode:least"):
-        SkipDecode(most=0.4, least=0.5)
+        SkipDecode(max_share=0.4, min_share=0.5)
     with pytest.raises(ArgumentError, match=r"warmup=4.*at most 3"):
         Engine(tiny_llama, predictor="skip_decode:warmup=4").generate(PROMPT)
 
@@ -126,14 +132,14 @@ def test_effect_layers_saved_and_what_they_cost(smollm2: LanguageModel, alice: s
     all but the lowest layer may be skipped, as there."""
     prompt, page = smollm2.encode(alice[16000:16600]), smollm2.encode(alice[16600:16800])
     perplexity = {}
-    for least, warmup in ((1.0, None), (0.9, None), (0.9, 1)):
-        options = SkipDecode(least=least, warmup=warmup)
-        prediction = options.start(Host(smollm2, Dense(), len(page), kv=None, prefill_chunk=512))
+    for min_share, warmup in ((1.0, None), (0.9, None), (0.9, 1)):
+        options = SkipDecode(min_share=min_share, warmup=warmup)
+        prediction = options.start(RequestContext(smollm2, Dense(), len(page), kv=None, prefill_chunk=512))
         logprobs = [prediction.prefill(prompt, lambda done: None).log_softmax(-1)[page[0]]]
         for i, (token, target) in enumerate(pairwise(page)):
             logits = prediction.rows([token], Step((len(prompt) + i,), smollm2.device))
             logprobs.append(logits[0].log_softmax(-1)[target])
-        perplexity[least, warmup] = math.exp(-float(torch.stack(logprobs).mean()))
+        perplexity[min_share, warmup] = math.exp(-float(torch.stack(logprobs).mean()))
         share = prediction.counts["layers run"] / prediction.counts["layers of plain decoding"]
-        assert share == pytest.approx((1 + least) / 2, abs=0.02)
+        assert share == pytest.approx((1 + min_share) / 2, abs=0.02)
     assert perplexity[1.0, None] < perplexity[0.9, None] < perplexity[0.9, 1]

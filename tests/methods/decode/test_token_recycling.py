@@ -16,7 +16,7 @@ from tokloom import Engine, Sampling
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import DraftRequest, Verified
 from tokloom.engine.speculation.cost_curve import WIDTHS, CostCurve, LiveCurve
-from tokloom.engine.speculation.pace import Pace
+from tokloom.engine.speculation.draft_gate import DraftGate
 from tokloom.methods.decode.token_recycling import TokenRecycling
 from tokloom.models.language_model import LanguageModel
 
@@ -64,7 +64,7 @@ def test_the_tree_follows_what_was_observed(history: list[list[tuple[int, int]]]
         siblings[parent].append(token)
         # children are the remembered candidates, best rank first, without a gap
         assert siblings[parent] == seen[above][: len(siblings[parent])]
-        assert tree.chances[node] <= (1.0 if parent < 0 else tree.chances[parent])
+        assert tree.probabilities[node] <= (1.0 if parent < 0 else tree.probabilities[parent])
     if limit and seen[last]:
         assert len(tree) > 0
 
@@ -119,7 +119,7 @@ class Fixed(LiveCurve):
         """The clock is not asked."""
 
 
-class Open(Pace):
+class Open(DraftGate):
     """Never rests."""
 
     def pays(self, worth: float) -> bool:

@@ -38,8 +38,8 @@ def test_the_last_word_of_the_model_after_a_pair(
     if (before, last) in three:
         expected = (1 - backoff) * three[before, last] + backoff * two[last]
     assert sorted(followers.tokens.tolist()) == list(range(VOCABULARY))
-    np.testing.assert_allclose(followers.chances, expected[followers.tokens], rtol=1e-5)
-    assert (np.diff(followers.chances) <= 1e-12).all()
+    np.testing.assert_allclose(followers.probabilities, expected[followers.tokens], rtol=1e-5)
+    assert (np.diff(followers.probabilities) <= 1e-12).all()
 
 
 def test_rows_of_a_tree_come_after_their_parents() -> None:
@@ -73,4 +73,4 @@ def test_a_restored_state_is_the_same(seeds: tuple[int, ...]) -> None:
         assert list(ours) == list(theirs)
         for key in ours:
             np.testing.assert_array_equal(ours[key].tokens, theirs[key].tokens)
-            np.testing.assert_array_equal(ours[key].chances, theirs[key].chances)
+            np.testing.assert_array_equal(ours[key].probabilities, theirs[key].probabilities)

@@ -82,8 +82,8 @@ class PageIndex:
         self._width = new.shape[-1]
         parts = PRECISIONS[self.precision].encode(new)
         if not self._held or self._held[0].shape[2] < pages:
-            room = max(pages, 64, self.count * 3 // 2)
-            grown = [part.new_empty(*part.shape[:2], room, *part.shape[3:]) for part in parts]
+            max_draft_tokens = max(pages, 64, self.count * 3 // 2)
+            grown = [part.new_empty(*part.shape[:2], max_draft_tokens, *part.shape[3:]) for part in parts]
             for to, held in zip(grown, self._held, strict=bool(self._held)):
                 to[:, :, : self.count] = held[:, :, : self.count]
             self._held = grown

@@ -28,7 +28,7 @@ class Part(ABC):  # noqa: B024 - a base without a part of its own
         """As `AttentionPolicy.calibrate`."""
         return {}
 
-    def conclude(self, found: Calibration) -> Calibration:
+    def finish_calibration(self, found: Calibration) -> Calibration:
         """As `AttentionPolicy.conclude`."""
         return found
 
@@ -56,7 +56,7 @@ class Scorer(Part):
         narrowed: steps before have narrowed down what each KV head chooses from."""
         return None
 
-    def room(self, seen: int, local: int) -> int:
+    def max_draft_tokens(self, seen: int, local: int) -> int:
         """How many tokens may be drafted, with `seen` in the cache, without that what the scorer knows of a drafted
         token's span depends on the draft. A draft of `local` tokens lies in the last one's local window."""
         return local
@@ -95,8 +95,8 @@ class Schedule(Part):
         fresh: adds what scorer and picker do to the plan, False if they can't be laid out."""
         return False
 
-    def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
-        """As `AttentionPolicy.planned`."""
+    def after_plan(self, layer: KVLayer, plan: LayerPlan) -> None:
+        """As `AttentionPolicy.after_plan`."""
 
 
 def slots_of(scores: Scores, places: torch.Tensor) -> torch.Tensor:

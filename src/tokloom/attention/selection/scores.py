@@ -17,7 +17,7 @@ from tokloom._core import select_slots as core_select_slots
 from tokloom.kv.layer import KVLayer
 from tokloom.kv.precision import Plain, Precision
 
-Reduce = Literal["most", "sum", "mass"]
+Reduce = Literal["max", "sum", "mass"]
 """How query heads become one score: the largest, the sum, or the sum of their softmaxes."""
 
 
@@ -243,7 +243,7 @@ def score_slots(
     *,
     keys: Entries | None = None,
     scale: float | None = None,
-    reduce: Reduce = "most",
+    reduce: Reduce = "max",
     shared: bool = False,
     among: torch.Tensor | None = None,
     use: torch.Tensor | None = None,
@@ -304,14 +304,14 @@ def _scores(
     raw = raw.masked_fill(~inside[:, :, None], -torch.inf)
     if reduce == "mass":
         raw = raw.softmax(-1).nan_to_num(0)
-    neutral = -torch.inf if reduce == "most" else 0.0
+    neutral = -torch.inf if reduce == "max" else 0.0
     if use is not None:
         heard = use.view(kv_heads, -1, rows)
         raw = raw.masked_fill(~heard[None, ..., None], neutral)
         heard = heard.any(1).any(0, keepdim=True) if shared else heard.any(1)
         inside = inside & heard[None, ..., None]
     dims = (1, 2) if shared else (2,)
-    out = raw.amax(dims) if reduce == "most" else raw.sum(dims)
+    out = raw.amax(dims) if reduce == "max" else raw.sum(dims)
     if shared:
         out, inside = out[:, None], inside.any(1, keepdim=True)
     return out.masked_fill(~inside, -torch.inf)

@@ -131,10 +131,10 @@ class Selecting(AttentionPolicy):
 
     # --- hooks
 
-    def room(self, seen: int) -> int:
+    def max_draft_tokens(self, seen: int) -> int:
         # Drafted tokens must all lie in the local window of the last one, and all on one side of the budget.
-        room = self._scorer.room(seen, self.local)
-        return room if seen >= self.budget else min(room, self.budget - seen)
+        max_draft_tokens = self._scorer.max_draft_tokens(seen, self.local)
+        return max_draft_tokens if seen >= self.budget else min(max_draft_tokens, self.budget - seen)
 
     def pooled(self, queries: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         """The queries of a prompt's chunk, (batch, heads, rows, head_dim), as fewer ones that choose for neighbouring
@@ -153,9 +153,9 @@ class Selecting(AttentionPolicy):
     def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: found for part in self._calibrating for name, found in part.calibrate(layer, queries).items()}
 
-    def conclude(self, found: Calibration) -> Calibration:
+    def finish_calibration(self, found: Calibration) -> Calibration:
         for part in self._calibrating:
-            found = part.conclude(found)
+            found = part.finish_calibration(found)
         return found
 
     def select(self, layer: KVLayer, queries: torch.Tensor) -> torch.Tensor | None:
@@ -214,8 +214,8 @@ class Selecting(AttentionPolicy):
 
         return plan if self._schedule.lower(layer, plan, fresh) else None
 
-    def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
-        self._schedule.planned(layer, plan)
+    def after_plan(self, layer: KVLayer, plan: LayerPlan) -> None:
+        self._schedule.after_plan(layer, plan)
 
     @property
     def _prompt_budget(self) -> int:

@@ -20,9 +20,9 @@ import torch
 
 from tokloom._core import kernels
 from tokloom.artifacts import cache_dir, keep
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.kv.store import Step
-from tokloom.methods.attention.dense import Dense
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ class LiveCurve:
 
     KEPT = 24
     """Passes of each width that are remembered."""
-    LEAST = 6
+    MINIMUM = 6
     """Passes of a width that say something."""
     FRESH = 256
     """Passes after which one of a single row is too long ago to compare with."""
@@ -91,7 +91,7 @@ class LiveCurve:
             self._plain.append((self._count, seconds))
             return
         recent = [each for count, each in self._plain if self._count - count < self.FRESH]
-        if len(recent) < self.LEAST or rows >= len(self.table):
+        if len(recent) < self.MINIMUM or rows >= len(self.table):
             return
         width = min(self.curve.seconds, key=lambda known: (abs(known - rows), known))
         if width == 1:
@@ -101,7 +101,7 @@ class LiveCurve:
         seen = self._seen.setdefault(width, deque(maxlen=self.KEPT))
         seen.append(moved)
         self._changed += 1
-        if len(seen) >= self.LEAST and self._changed % 4 == 0:
+        if len(seen) >= self.MINIMUM and self._changed % 4 == 0:
             self._heal()
 
     def _heal(self) -> None:
@@ -111,7 +111,7 @@ class LiveCurve:
         factors = {
             width: max(0.02, _quartile(seen) - 1) / max(0.02, known[width] / one - 1)
             for width, seen in self._seen.items()
-            if len(seen) >= self.LEAST
+            if len(seen) >= self.MINIMUM
         }
         if all(abs(factor - 1) < 0.05 for factor in factors.values()):
             return
@@ -151,7 +151,7 @@ def _quartile(times: Iterable[float]) -> float:
 
 def measure(model: LanguageModel) -> CostCurve:
     """Times passes of every width in interleaved rounds; the fastest of each counts."""
-    store = new_store(model, Dense(), CONTEXT + WIDTHS[-1])
+    store = new_store(model, AttentionPolicy(), CONTEXT + WIDTHS[-1])
     tokens = [i % model.vocabulary.size for i in range(CONTEXT)]
     for _ in prefill(model, store, tokens, CONTEXT):
         pass

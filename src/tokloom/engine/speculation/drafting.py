@@ -17,10 +17,10 @@ from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
 from tokloom.decode.prediction import Prediction
 from tokloom.engine.prediction import PlainPrediction
-from tokloom.engine.speculation.acceptance import Acceptance, Following, Proposal
 from tokloom.engine.speculation.cost_curve import LiveCurve, load_or_measure
+from tokloom.engine.speculation.draft_gate import DraftGate
 from tokloom.engine.speculation.grafting import graft
-from tokloom.engine.speculation.pace import Pace
+from tokloom.engine.speculation.probability_correction import ProbabilityCorrection, Proposal, RequestTracker
 from tokloom.errors import ArgumentError, DocumentError
 from tokloom.registry import spec_of
 
@@ -43,10 +43,10 @@ class Drafting:
 
         sum of their chances - price * (time of a pass with n more rows - time of one without)
 
-    times in passes of one row. Chances are what such nodes turned out to have (`Acceptance`), times what passes took
-    (`LiveCurve`), and the price is what a pass's time gives otherwise: the tokens that are being made in it. Rows that
-    the pass has anyway, of tokens that a constraint made certain, count on neither side. `Following.reach` bounds how
-    deep guesses go. `Pace` says whether the drafter is worth its own time.
+    times in passes of one row. Probabilities are what such nodes turned out to have (`ProbabilityCorrection`), times
+    are what passes took (`LiveCurve`), and the price is the number of tokens that the same time yields otherwise. Rows
+    of forced tokens count on neither side, as the pass has them anyway. `RequestTracker.reach` bounds how deep guesses
+    go. `DraftGate` says whether the drafter is worth its own time.
     """
 
     MARGIN = 0.03
@@ -62,8 +62,8 @@ class Drafting:
         """curve: what the model's passes cost; None is what they cost on this machine."""
         self.drafter, self.model, self.unit = drafter, model, unit
         self.state: DraftState = drafter.start(model)
-        self.acceptance = Acceptance()
-        self.pace = Pace()
+        self.acceptance = ProbabilityCorrection()
+        self.pace = DraftGate()
         self.gain = 1.0
         """Tokens that a pass gave of late, for each pass of one row in whose time it was done."""
         self._undrafted = 0
@@ -85,9 +85,9 @@ class Drafting:
             self._curves[kind] = self.curve if own else self.curve.fork()
         return self._curves[kind]
 
-    def follow(self, tokens: Sequence[int]) -> Following:
+    def follow(self, tokens: Sequence[int]) -> RequestTracker:
         """A request begins with these tokens."""
-        following = Following(self.pace.worth)
+        following = RequestTracker(self.pace.worth)
         self._tell(tokens, following)
         return following
 
@@ -98,7 +98,7 @@ class Drafting:
         prediction: Prediction,
         rows: int = 1,
         matcher: Matcher | None = None,
-        following: Following | None = None,
+        following: RequestTracker | None = None,
         beside: int = 0,
     ) -> DraftTree:
         """The part of the drafter's tree, of at most `depth` levels, that is worth its rows in a pass.
@@ -107,11 +107,11 @@ class Drafting:
         following: the request's; None if its text may be taken back, then only what is verified is judged.
         """
         curve = self.curve_of(prediction)
-        most = len(curve.table) - 1 - rows - beside
-        if depth < 1 or most < 1:
+        maximum = len(curve.table) - 1 - rows - beside
+        if depth < 1 or maximum < 1:
             return DraftTree()
         price = max(1.0, self.gain) * max(1.0, (1 + beside) / curve.table[1 + beside])
-        least = HOPE * price * curve.cheapest
+        minimum = HOPE * price * curve.cheapest
         reach = depth if following is None else min(depth, following.reach)
         start = time.perf_counter()
         tree = DraftTree()
@@ -119,14 +119,14 @@ class Drafting:
         if asked:
             if following is not None:
                 self._tell(tokens, following)
-            tree = self.state.propose(DraftRequest(tokens, most, prediction, least, reach))
+            tree = self.state.propose(DraftRequest(tokens, maximum, prediction, minimum, reach))
         spent = time.perf_counter() - start
         expected: tuple[bool, ...] = ()
         if matcher is not None:
-            grafted = graft(tree, matcher, least, prediction.eos_ids)
+            grafted = graft(tree, matcher, minimum, prediction.eos_ids)
             tree, expected = grafted.tree, grafted.expected
         proposal = self.acceptance.propose(tree, following.factor if following is not None else 1.0, expected)
-        nodes, value = self._choose(proposal, depth, reach, price, rows + beside, most, curve.table)
+        nodes, value = self._choose(proposal, depth, reach, price, rows + beside, maximum, curve.table)
         if following is not None:
             following.guesses = [proposal.guesses[node] for node in nodes]
             if len(tree):
@@ -140,14 +140,14 @@ class Drafting:
         return tree.only(nodes) if len(nodes) < len(tree) else tree
 
     def _choose(
-        self, proposal: Proposal, depth: int, reach: int, price: float, rows: int, most: int, table: Sequence[float]
+        self, proposal: Proposal, depth: int, reach: int, price: float, rows: int, maximum: int, table: Sequence[float]
     ) -> tuple[list[int], float]:
         """The nodes that are worth verifying, and their value."""
-        chances, depths, guesses = proposal.chances, proposal.depths, proposal.guesses
-        order = [i for i in range(len(chances)) if depths[i] <= depth and guesses[i] <= reach]
-        order.sort(key=chances.__getitem__, reverse=True)  # stable: parents stay before their children
-        del order[most:]
-        ordered = [chances[node] for node in order]
+        probabilities, depths, guesses = proposal.probabilities, proposal.depths, proposal.guesses
+        order = [i for i in range(len(probabilities)) if depths[i] <= depth and guesses[i] <= reach]
+        order.sort(key=probabilities.__getitem__, reverse=True)  # stable: parents stay before their children
+        del order[maximum:]
+        ordered = [probabilities[node] for node in order]
         size, value = best(ordered, price, rows, table)
         if value < self.MARGIN:
             size = 0
@@ -157,7 +157,9 @@ class Drafting:
         self._undrafted = 0 if size else self._undrafted + 1
         return sorted(order[:size]), value
 
-    def learn(self, seen: Verified, tree: DraftTree, text: Sequence[int], following: Following | None = None) -> None:
+    def learn(
+        self, seen: Verified, tree: DraftTree, text: Sequence[int], following: RequestTracker | None = None
+    ) -> None:
         """Tells the drafter what the model said. tree: what was verified. text: as it is now."""
         start = time.perf_counter()
         if following is None:
@@ -189,12 +191,12 @@ class Drafting:
         if rows < len(curve.table):
             self.gain += self.RATE * (tokens / curve.table[rows] - self.gain)
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """A request has ended: what was learned of costs is kept."""
         if self._curve is not None:
             self._curve.save()
 
-    def _tell(self, tokens: Sequence[int], following: Following) -> None:
+    def _tell(self, tokens: Sequence[int], following: RequestTracker) -> None:
         """Shows the drafter what it was told nothing of: the prompt, certain tokens, and what came while it rested."""
         if following.told < len(tokens) - 1:
             self.state.read(tokens, following.told)
@@ -254,12 +256,12 @@ def _forms(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[str, int]]:
     return {name: (array.dtype.kind, array.ndim) for name, array in arrays.items()}
 
 
-def best(chances: Sequence[float], price: float, rows: int, table: Sequence[float]) -> tuple[int, float]:
+def best(probabilities: Sequence[float], price: float, rows: int, table: Sequence[float]) -> tuple[int, float]:
     """How many of the nodes, the likeliest first, are worth most beside so many rows, and what they are worth."""
     base, gains = table[rows], 0.0
     size, value = 0, 0.0
-    for nodes, chance in enumerate(chances[: len(table) - 1 - rows], 1):
-        gains += chance
+    for nodes, probability in enumerate(probabilities[: len(table) - 1 - rows], 1):
+        gains += probability
         worth = gains - price * (table[rows + nodes] - base)
         if worth > value:
             size, value = nodes, worth
@@ -271,4 +273,6 @@ def without_drafter(proposal: Proposal, expected: Sequence[bool]) -> list[float]
     alone: list[bool] = []
     for parent, is_expected in zip(proposal.tree.parents, expected, strict=True):
         alone.append(is_expected and (parent < 0 or alone[parent]))
-    return sorted((chance for chance, kept in zip(proposal.chances, alone, strict=True) if kept), reverse=True)
+    return sorted(
+        (probability for probability, kept in zip(proposal.probabilities, alone, strict=True) if kept), reverse=True
+    )

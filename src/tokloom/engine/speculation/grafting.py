@@ -17,29 +17,29 @@ class Grafted:
     expected: tuple[bool, ...]
 
 
-def graft(tree: DraftTree, matcher: Matcher, least: float = 0.0, ends: frozenset[int] = frozenset()) -> Grafted:
+def graft(tree: DraftTree, matcher: Matcher, minimum: float = 0.0, ends: frozenset[int] = frozenset()) -> Grafted:
     """The nodes of a drafter's tree that the constraint allows, with what it expects after the root and after each
-    node of a chance of `least` and more.
+    node of a chance of `minimum` and more.
 
     ends: tokens that end a text. They are left out: their row would say nothing."""
-    return _Graft(tree, matcher, least, ends).run()
+    return _Graft(tree, matcher, minimum, ends).run()
 
 
 class _Graft:
     """Nodes of both; a node's chance is kept relative to its parent's, as equal nodes take the higher one."""
 
-    def __init__(self, tree: DraftTree, matcher: Matcher, least: float, ends: frozenset[int]) -> None:
-        self.tree, self.least, self.ends = tree, least, ends
+    def __init__(self, tree: DraftTree, matcher: Matcher, minimum: float, ends: frozenset[int]) -> None:
+        self.tree, self.minimum, self.ends = tree, minimum, ends
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self.shares: list[float] = []
-        self.chances: list[float] = []
+        self.probabilities: list[float] = []
         self.marks: list[Any] = []
         self.expected: list[bool] = []
         self.places: dict[int, Matcher] = {-1: matcher}
         """Matchers after nodes, where they were asked for."""
         self.children: dict[tuple[int, int], int] = {}
-        self.certain: dict[int, int] = {}
+        self.forced: dict[int, int] = {}
         """By node, the only token that may follow it."""
 
     def run(self) -> Grafted:
@@ -48,29 +48,31 @@ class _Graft:
         drafted = self.tree
         for node, (token, parent) in enumerate(zip(drafted.tokens, drafted.parents, strict=True)):
             above = kept.get(parent)
-            if above is None or token in self.ends or self.certain.get(above, token) != token:
+            if above is None or token in self.ends or self.forced.get(above, token) != token:
                 continue
             place = self._place(above).after(token)
             if place is None:
                 continue
-            whole = drafted.chances[parent] if parent >= 0 else 1.0
-            share = min(1.0, drafted.chances[node] / whole) if whole > 0 else 0.0
+            whole = drafted.probabilities[parent] if parent >= 0 else 1.0
+            share = min(1.0, drafted.probabilities[node] / whole) if whole > 0 else 0.0
             known = self.children.get((above, token))
             if known is None:
                 known = self._add(token, above, share, False)
                 self.places[known] = place
-                if self.chances[known] >= self.least:
+                if self.probabilities[known] >= self.minimum:
                     self._expect(known)
             elif share > self.shares[known]:
                 self.shares[known] = share
             if drafted.marks:
                 self.marks[known] = drafted.marks[node]
             kept[node] = known
-        chances: list[float] = []
+        probabilities: list[float] = []
         for parent, share in zip(self.parents, self.shares, strict=True):
-            chances.append(share * (chances[parent] if parent >= 0 else 1.0))
+            probabilities.append(share * (probabilities[parent] if parent >= 0 else 1.0))
         marks = tuple(self.marks) if drafted.marks else ()
-        return Grafted(DraftTree(tuple(self.tokens), tuple(self.parents), tuple(chances), marks), tuple(self.expected))
+        return Grafted(
+            DraftTree(tuple(self.tokens), tuple(self.parents), tuple(probabilities), marks), tuple(self.expected)
+        )
 
     def _add(self, token: int, parent: int, share: float, expected: bool) -> int:
         node = len(self.tokens)
@@ -78,7 +80,7 @@ class _Graft:
         self.tokens.append(token)
         self.parents.append(parent)
         self.shares.append(share)
-        self.chances.append(share * (self.chances[parent] if parent >= 0 else 1.0))
+        self.probabilities.append(share * (self.probabilities[parent] if parent >= 0 else 1.0))
         self.marks.append(None)
         self.expected.append(expected)
         return node
@@ -92,9 +94,9 @@ class _Graft:
                 added.append(-1)
                 continue
             above = added[parent] if parent >= 0 else node
-            share = expected.chances[place] / (expected.chances[parent] if parent >= 0 else 1.0)
+            share = expected.probabilities[place] / (expected.probabilities[parent] if parent >= 0 else 1.0)
             if share == 1.0:
-                self.certain[above] = token
+                self.forced[above] = token
             added.append(self._add(token, above, share, True))
 
     def _place(self, node: int) -> Matcher:

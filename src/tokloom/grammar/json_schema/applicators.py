@@ -183,7 +183,7 @@ def _unevaluated_properties(schema: Schema, shapes: list[Shape], forms: Forms) -
         if isinstance(shape, ObjectShape):
             clause = Clause(Outside(shape.evaluated), node, schema)
             shape = ObjectShape(
-                shape.properties, shape.required, (*shape.clauses, clause), shape.demands, shape.least, shape.most,
+                shape.properties, shape.required, (*shape.clauses, clause), shape.demands, shape.minimum, shape.maximum,
                 (Outside(),), shape.origin,
             )  # fmt: skip
         found.append(shape)
@@ -207,7 +207,7 @@ def _unevaluated_items(schema: Schema, shapes: list[Shape], forms: Forms) -> lis
             for index in range(shape.evaluated, size):
                 prefix[index] = both(prefix[index], mine)
             shape = ArrayShape(
-                tuple(prefix), both(shape.rest, mine), shape.least, shape.most, shape.contains, shape.unique, None
+                tuple(prefix), both(shape.rest, mine), shape.minimum, shape.maximum, shape.contains, shape.unique, None
             )
         found.append(shape)
     return found

@@ -82,7 +82,7 @@ def _bound(present: Present, inclusive: str, exclusive: str, tightest: Callable[
 
 
 def _string(schema: Schema, present: Present, forms: Forms) -> Shape:
-    least, most = count(present, "minLength", 0), count(present, "maxLength", None)
+    minimum, maximum = count(present, "minLength", 0), count(present, "maxLength", None)
     inside: list[Language] = []
     if "pattern" in present:
         inside += _pattern(schema, present["pattern"], forms, "pattern")
@@ -91,7 +91,7 @@ def _string(schema: Schema, present: Present, forms: Forms) -> Shape:
             inside.append(Format(present["format"]))
         else:
             forms.ignore(schema, "format", f"{present['format']!r} is no format of the specification")
-    return StringShape(least or 0, most, None, tuple(inside))
+    return StringShape(minimum or 0, maximum, None, tuple(inside))
 
 
 def _pattern(schema: Schema, source: str, forms: Forms, *place: str) -> list[Language]:
@@ -126,9 +126,9 @@ def _array(schema: Schema, present: Present, forms: Forms) -> Shape:
     if "contains" in present:
         node = forms.node(schema.child("contains"))
         passed = (node,) if schema.draft >= 2020 else ()
-        least, most = count(present, "minContains", 1), count(present, "maxContains", None)
-        if least or most is not None:
-            contains = (Contains(0, node, least or 0, most, schema),)
+        minimum, maximum = count(present, "minContains", 1), count(present, "maxContains", None)
+        if minimum or maximum is not None:
+            contains = (Contains(0, node, minimum or 0, maximum, schema),)
     return ArrayShape(
         tuple(prefix),
         rest,
@@ -182,10 +182,10 @@ def _property_names(schema: Schema, forms: Forms) -> list[Clause]:
     for shape in shapes:
         if shape.values is not None:
             names.append(Only(shape.values))
-        elif len(shape.inside) == 1 and not shape.outside and shape.least == 0 and shape.most is None:
+        elif len(shape.inside) == 1 and not shape.outside and shape.minimum == 0 and shape.maximum is None:
             names.append(Matching(shape.inside[0]))
         else:
-            names.append(Matching(Within(shape.least, shape.most, shape.inside, shape.outside)))
+            names.append(Matching(Within(shape.minimum, shape.maximum, shape.inside, shape.outside)))
     return [Clause(Outside(tuple(names)), IMPOSSIBLE, schema)]
 
 

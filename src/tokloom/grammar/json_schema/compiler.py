@@ -159,11 +159,11 @@ class Compiler:
             return numeral(NumberShape(shape.integer, shape.plain, shape.low, shape.high))
 
     def _string(self, shape: StringShape) -> Expression:
-        if shape.most is not None and shape.least > shape.most:
+        if shape.maximum is not None and shape.minimum > shape.maximum:
             return NOTHING
         if shape.values is not None:
             ways = tuple(quoted(spell_text(value)) for value in sorted(shape.values))
             return ways[0] if len(ways) == 1 else Either(ways)
-        if not shape.inside and not shape.outside and shape.least == 0 and shape.most is None:
+        if not shape.inside and not shape.outside and shape.minimum == 0 and shape.maximum is None:
             return STRING
-        return quoted(Within(shape.least, shape.most, shape.inside, shape.outside).spelled())
+        return quoted(Within(shape.minimum, shape.maximum, shape.inside, shape.outside).spelled())

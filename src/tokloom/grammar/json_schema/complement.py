@@ -78,10 +78,10 @@ def _string(shape: StringShape) -> list[StringShape]:
     found = []
     if shape.values is not None:
         return [StringShape(outside=(Strings(shape.values),))]
-    if shape.least:
-        found.append(StringShape(most=shape.least - 1))
-    if shape.most is not None:
-        found.append(StringShape(least=shape.most + 1))
+    if shape.minimum:
+        found.append(StringShape(maximum=shape.minimum - 1))
+    if shape.maximum is not None:
+        found.append(StringShape(minimum=shape.maximum + 1))
     found += [StringShape(outside=(language,)) for language in shape.inside]
     for language in shape.outside:
         if isinstance(language, Strings):
@@ -93,27 +93,27 @@ def _string(shape: StringShape) -> list[StringShape]:
 
 def _array(shape: ArrayShape, negate: Callable[[Node], Node]) -> list[ArrayShape]:
     found = []
-    if shape.least:
-        found.append(ArrayShape(most=shape.least - 1))
-    if shape.most is not None:
-        found.append(ArrayShape(least=shape.most + 1))
+    if shape.minimum:
+        found.append(ArrayShape(maximum=shape.minimum - 1))
+    if shape.maximum is not None:
+        found.append(ArrayShape(minimum=shape.maximum + 1))
     for index, node in enumerate(shape.prefix):
         if node:
             wrong = (*(ANYTHING,) * index, negate(node))
-            found.append(ArrayShape(prefix=wrong, least=index + 1))
+            found.append(ArrayShape(prefix=wrong, minimum=index + 1))
     size = len(shape.prefix)
     if shape.rest is IMPOSSIBLE:
-        if shape.most is None or shape.most > size:
-            found.append(ArrayShape(least=size + 1))
+        if shape.maximum is None or shape.maximum > size:
+            found.append(ArrayShape(minimum=size + 1))
     elif shape.rest:
         # With an origin, since more than one such demand may be more than a grammar can hold.
         wrong_items = Contains(size, negate(shape.rest), 1, None)
         found.append(ArrayShape(contains=(wrong_items,)))
     for each in shape.contains:
-        if each.least:
-            found.append(ArrayShape(contains=(replace(each, least=0, most=each.least - 1),)))
-        if each.most is not None:
-            found.append(ArrayShape(contains=(replace(each, least=each.most + 1, most=None),)))
+        if each.minimum:
+            found.append(ArrayShape(contains=(replace(each, minimum=0, maximum=each.minimum - 1),)))
+        if each.maximum is not None:
+            found.append(ArrayShape(contains=(replace(each, minimum=each.maximum + 1, maximum=None),)))
     if shape.unique is not None:
         raise shape.unique.error("the opposite of uniqueItems can't be enforced", "uniqueItems")
     return found
@@ -131,10 +131,10 @@ def _object(shape: ObjectShape, negate: Callable[[Node], Node]) -> list[ObjectSh
             found += _having(replace(clause, node=negate(clause.node)))
     for demand in shape.demands:
         found.append(ObjectShape({}, clauses=(replace(demand, node=negate(demand.node)),)))
-    if shape.least:
-        found.append(ObjectShape({}, most=shape.least - 1, origin=shape.origin))
-    if shape.most is not None:
-        found.append(ObjectShape({}, least=shape.most + 1, origin=shape.origin))
+    if shape.minimum:
+        found.append(ObjectShape({}, maximum=shape.minimum - 1, origin=shape.origin))
+    if shape.maximum is not None:
+        found.append(ObjectShape({}, minimum=shape.maximum + 1, origin=shape.origin))
     return found
 
 

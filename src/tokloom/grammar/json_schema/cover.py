@@ -45,7 +45,7 @@ def covers(whole: Shape, part: Shape) -> bool:
             if whole.values is not None or part.values is not None:
                 return whole == part
             return (
-                _in_range(whole.least, whole.most, part.least, part.most)
+                _in_range(whole.minimum, whole.maximum, part.minimum, part.maximum)
                 and set(whole.inside) <= set(part.inside)
                 and set(whole.outside) <= set(part.outside)
             )
@@ -55,7 +55,7 @@ def covers(whole: Shape, part: Shape) -> bool:
 def _covers_object(whole: ObjectShape, part: ObjectShape) -> bool:
     return (
         whole.required <= part.required
-        and _in_range(whole.least, whole.most, part.least, part.most)
+        and _in_range(whole.minimum, whole.maximum, part.minimum, part.maximum)
         and all(_implied(node, part.properties.get(name, frozenset())) for name, node in whole.properties.items())
         and set(whole.clauses) <= set(part.clauses)
         and all(demand in part.demands for demand in whole.demands)
@@ -68,7 +68,7 @@ def _covers_array(whole: ArrayShape, part: ArrayShape) -> bool:
     mine = [*whole.prefix, *[whole.rest] * (size - len(whole.prefix))]
     other = [*part.prefix, *[part.rest] * (size - len(part.prefix))]
     return (
-        _in_range(whole.least, whole.most, part.least, part.most)
+        _in_range(whole.minimum, whole.maximum, part.minimum, part.maximum)
         and all(_implied(left, right) for left, right in zip(mine, other, strict=True))
         and _implied(whole.rest, part.rest)
         and set(whole.contains) <= set(part.contains)
@@ -82,5 +82,5 @@ def _implied(node: Node, by: Node) -> bool:
     return node <= by or by is IMPOSSIBLE
 
 
-def _in_range(least: int, most: int | None, inner_least: int, inner_most: int | None) -> bool:
-    return least <= inner_least and (most is None or (inner_most is not None and inner_most <= most))
+def _in_range(minimum: int, maximum: int | None, inner_minimum: int, inner_maximum: int | None) -> bool:
+    return minimum <= inner_minimum and (maximum is None or (inner_maximum is not None and inner_maximum <= maximum))

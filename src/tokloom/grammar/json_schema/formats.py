@@ -62,8 +62,8 @@ def _maybe(*items: Expression | str) -> Expression:
     return Repeat(_all(*items), 0, 1)
 
 
-def _times(item: Expression, least: int, most: int | None = -1) -> Expression:
-    return Repeat(item, least, least if most == -1 else most)
+def _times(item: Expression, minimum: int, maximum: int | None = -1) -> Expression:
+    return Repeat(item, minimum, minimum if maximum == -1 else maximum)
 
 
 _DIGIT = _set("09")

@@ -103,18 +103,18 @@ def _tighter(left: Bound | None, right: Bound | None, *, lower: bool) -> Bound |
 
 
 def _strings(left: StringShape, right: StringShape) -> StringShape | None:
-    most = _less(left.most, right.most)
-    least = max(left.least, right.least)
-    if most is not None and least > most:
+    maximum = _less(left.maximum, right.maximum)
+    minimum = max(left.minimum, right.minimum)
+    if maximum is not None and minimum > maximum:
         return None
     inside = tuple(dict.fromkeys(left.inside + right.inside))
     outside = tuple(dict.fromkeys(left.outside + right.outside))
     if left.values is None and right.values is None:
-        return StringShape(least, most, None, inside, outside)
+        return StringShape(minimum, maximum, None, inside, outside)
     values: Iterable[str] = left.values or right.values or ()
     if left.values is not None and right.values is not None:
         values = left.values & right.values
-    within = Within(least, most, inside, outside)
+    within = Within(minimum, maximum, inside, outside)
     kept = frozenset(value for value in values if within.contains(value))
     return StringShape(values=kept) if kept else None
 
@@ -126,7 +126,7 @@ def _less(left: int | None, right: int | None) -> int | None:
 
 
 def _arrays(left: ArrayShape, right: ArrayShape) -> ArrayShape | None:
-    least, most = max(left.least, right.least), _less(left.most, right.most)
+    minimum, maximum = max(left.minimum, right.minimum), _less(left.maximum, right.maximum)
     size = max(len(left.prefix), len(right.prefix))
     prefix = []
     for index in range(size):
@@ -136,15 +136,15 @@ def _arrays(left: ArrayShape, right: ArrayShape) -> ArrayShape | None:
     rest = both(left.rest, right.rest)
     ends = [index for index, node in enumerate(prefix) if node is IMPOSSIBLE]
     if ends or rest is IMPOSSIBLE:
-        most = _less(most, ends[0] if ends else size)
-    if most is not None and least > most:
+        maximum = _less(maximum, ends[0] if ends else size)
+    if maximum is not None and minimum > maximum:
         return None
     evaluated = None if left.evaluated is None or right.evaluated is None else max(left.evaluated, right.evaluated)
     return ArrayShape(
         tuple(prefix),
         rest,
-        least,
-        most,
+        minimum,
+        maximum,
         tuple(dict.fromkeys(left.contains + right.contains)),
         left.unique or right.unique,
         evaluated,
@@ -153,9 +153,9 @@ def _arrays(left: ArrayShape, right: ArrayShape) -> ArrayShape | None:
 
 
 def _objects(left: ObjectShape, right: ObjectShape) -> ObjectShape | None:
-    least, most = max(left.least, right.least), _less(left.most, right.most)
+    minimum, maximum = max(left.minimum, right.minimum), _less(left.maximum, right.maximum)
     required = left.required | right.required
-    if most is not None and (least > most or len(required) > most):
+    if maximum is not None and (minimum > maximum or len(required) > maximum):
         return None
     if not right.properties or not left.properties:
         properties = left.properties or right.properties
@@ -172,8 +172,8 @@ def _objects(left: ObjectShape, right: ObjectShape) -> ObjectShape | None:
         required,
         left.clauses if left.clauses == right.clauses else tuple(dict.fromkeys(left.clauses + right.clauses)),
         left.demands + right.demands,
-        least,
-        most,
+        minimum,
+        maximum,
         left.evaluated + right.evaluated,
         left.origin or right.origin,
     )

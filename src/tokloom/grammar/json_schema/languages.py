@@ -72,24 +72,24 @@ class Strings:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """The strings of `least` to `most` characters that are in all languages `inside` and in none `outside`."""
+    """The strings of `minimum` to `maximum` characters that are in all languages `inside` and in none `outside`."""
 
-    least: int = 0
-    most: int | None = None
+    minimum: int = 0
+    maximum: int | None = None
     inside: tuple[Language, ...] = ()
     outside: tuple[Language, ...] = ()
 
     def contains(self, text: str) -> bool:
         return (
-            self.least <= len(text) <= (len(text) if self.most is None else self.most)
+            self.minimum <= len(text) <= (len(text) if self.maximum is None else self.maximum)
             and all(language.contains(text) for language in self.inside)
             and not any(language.contains(text) for language in self.outside)
         )
 
     def spelled(self) -> Expression:
         parts = [language.spelled() for language in self.inside]
-        if not parts or self.least or self.most is not None:
-            parts.append(Repeat(CHARACTER, self.least, self.most))
+        if not parts or self.minimum or self.maximum is not None:
+            parts.append(Repeat(CHARACTER, self.minimum, self.maximum))
         found = parts[0] if len(parts) == 1 else Both(tuple(parts))
         if self.outside:
             removed = [language.spelled() for language in self.outside]

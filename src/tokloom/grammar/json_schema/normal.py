@@ -299,15 +299,15 @@ class Forms:
         match shape:
             case ObjectShape():
                 return any(self.is_empty(self.property_node(shape, name), depth) for name in shape.required)
-            case ArrayShape(prefix, rest, least):
-                nodes = [*prefix[:least], *([rest] if least > len(prefix) else [])]
+            case ArrayShape(prefix, rest, minimum):
+                nodes = [*prefix[:minimum], *([rest] if minimum > len(prefix) else [])]
                 return any(self.is_empty(node, depth) for node in nodes)
             case NumberShape(integer=True, low=low, high=high) if low is not None and high is not None:
                 first = ceil(low[0]) if low[1] else floor(low[0]) + 1
                 last = floor(high[0]) if high[1] else ceil(high[0]) - 1
                 return first > last
-            case StringShape(least=least, most=most) if most is not None:
-                return least > most
+            case StringShape(minimum=minimum, maximum=maximum) if maximum is not None:
+                return minimum > maximum
         return False
 
     def property_node(self, shape: ObjectShape, name: str) -> Node:

@@ -150,23 +150,23 @@ class _Object:
                 members.append(Member(self._pair(self._open_key(region), value), int(index in needed), None))
             elif index in needed:
                 return NOTHING
-        sure = sum(member.least for member in members)
-        least, most = max(shape.least, sure), shape.most
+        sure = sum(member.minimum for member in members)
+        minimum, maximum = max(shape.minimum, sure), shape.maximum
         is_open = len(members) > declared
-        if is_open and least > sure + 1:
+        if is_open and minimum > sure + 1:
             # A name that the schema doesn't give could come twice, and count as two.
             origin = shape.origin or compiler.forms.document.root
             problem = "properties without given names can't be told apart, so that no more than one can be asked for"
             hint = "Name the properties, or check their number afterwards."
             compiler.forms.refuse(origin.error(f"minProperties: {problem}", "minProperties", hint), "minProperties")
         if not is_open:
-            most = declared if most is None else min(most, declared)
-        if most is not None and least > most:
+            maximum = declared if maximum is None else min(maximum, declared)
+        if maximum is not None and minimum > maximum:
             return NOTHING
-        if most == 0 or not members:
+        if maximum == 0 or not members:
             return compiler.layout.bracket(b"{", b"}", None, True, self.depth)
-        some = self._order(members, max(least, 1), most)
-        return compiler.layout.bracket(b"{", b"}", some, least == 0, self.depth)
+        some = self._order(members, max(minimum, 1), maximum)
+        return compiler.layout.bracket(b"{", b"}", some, minimum == 0, self.depth)
 
     def _pair(self, key: Expression, value: Expression) -> Expression:
         return Concat((key, self.compiler.layout.colon, value))
@@ -183,32 +183,32 @@ class _Object:
             return Ref("string")
         return quoted(Within(0, None, inside, tuple(outside)).spelled())
 
-    def _order(self, members: list[Member], least: int, most: int | None) -> Expression:
+    def _order(self, members: list[Member], minimum: int, maximum: int | None) -> Expression:
         separator = self.compiler.layout.separator(self.depth)
         if len(members) == 1:
             only = members[0]
-            if only.most is None:
-                top = None if most is None else most - 1
-                return Concat((only.item, Repeat(Concat((separator, only.item)), least - 1, top)))
+            if only.maximum is None:
+                top = None if maximum is None else maximum - 1
+                return Concat((only.item, Repeat(Concat((separator, only.item)), minimum - 1, top)))
             return only.item
         if self.compiler.order == "any":
-            sure = sum(member.least for member in members)
-            return AnyOrder(tuple(members), separator, 0 if least <= sure else least, most)
-        return _Sequence(members, separator, least, most, self).start()
+            sure = sum(member.minimum for member in members)
+            return AnyOrder(tuple(members), separator, 0 if minimum <= sure else minimum, maximum)
+        return _Sequence(members, separator, minimum, maximum, self).start()
 
 
 class _Sequence:
     """Rules for the rest of an object whose properties come in order; counts only as far as bounds ask for it."""
 
     def __init__(
-        self, members: list[Member], separator: Expression, least: int, most: int | None, owner: _Object
+        self, members: list[Member], separator: Expression, minimum: int, maximum: int | None, owner: _Object
     ) -> None:
         self.members, self.separator, self.owner = members, separator, owner
-        sure = sum(member.least for member in members)
-        free = all(member.most is not None for member in members)
-        self.least = least if least > max(sure, 1) else 0
-        self.most = None if most is None or (free and most >= len(members)) else most
-        self.cap = max(self.least, self.most or 0, 1)
+        sure = sum(member.minimum for member in members)
+        free = all(member.maximum is not None for member in members)
+        self.minimum = minimum if minimum > max(sure, 1) else 0
+        self.maximum = None if maximum is None or (free and maximum >= len(members)) else maximum
+        self.cap = max(self.minimum, self.maximum or 0, 1)
         self.rules = owner.compiler.rules
         self.prefix = f"{owner.shape.origin.pointer if owner.shape.origin else '#'} order {len(self.rules)}"
         self.known: dict[tuple[int, int], Expression] = {}
@@ -231,17 +231,17 @@ class _Sequence:
     def _rest(self, index: int, count: int) -> Expression:
         """What may follow when `count` properties have come and the next is `index`."""
         if index == len(self.members):
-            return EMPTY if count >= max(self.least, 1) else NOTHING
+            return EMPTY if count >= max(self.minimum, 1) else NOTHING
         member = self.members[index]
         own = member.item if count == 0 else Concat((self.separator, member.item))
-        more = count if count == self.cap and self.most is None else count + 1
-        fits = self.most is None or count < self.most
-        if member.most is None:
+        more = count if count == self.cap and self.maximum is None else count + 1
+        fits = self.maximum is None or count < self.maximum
+        if member.maximum is None:
             rest = self._repeated(index, count, own)
         else:
             taken = self._after(index + 1, min(more, self.cap)) if fits else NOTHING
             rest = [] if taken == NOTHING else [own if taken == EMPTY else Concat((own, taken))]
-            if member.least == 0:
+            if member.minimum == 0:
                 skipped = self._after(index + 1, count)
                 rest += [] if skipped == NOTHING else [skipped]
         found = rest[0] if len(rest) == 1 else Either(tuple(rest))
@@ -255,19 +255,19 @@ class _Sequence:
         """A region's properties, as many as there is room for, then what comes next."""
         member = self.members[index]
         ways: list[Expression] = []
-        if member.least == 0:
+        if member.minimum == 0:
             skipped = self._after(index + 1, count)
             ways += [] if skipped == NOTHING else [skipped]
-        if self.most is None and self.least <= count + 1:
+        if self.maximum is None and self.minimum <= count + 1:
             again = Concat((own, Repeat(Concat((self.separator, member.item)))))
             rest = self._after(index + 1, min(count + 1, self.cap))
             ways += [] if rest == NOTHING else [again if rest == EMPTY else Concat((again, rest))]
             return ways
-        top = self.most if self.most is not None else self.least
+        top = self.maximum if self.maximum is not None else self.minimum
         taken = own
         for number in range(count + 1, top + 1):
             rest = self._after(index + 1, min(number, self.cap))
-            if number == top and self.most is None:
+            if number == top and self.maximum is None:
                 taken = Concat((taken, Repeat(Concat((self.separator, member.item)))))
             if rest != NOTHING:
                 ways.append(taken if rest == EMPTY else Concat((taken, rest)))

@@ -17,13 +17,13 @@ def is_productive(grammar: Grammar) -> bool:
                 return all(map(ends, items))
             case Either(items):
                 return any(map(ends, items))
-            case Repeat(item, least):
-                return least == 0 or ends(item)
+            case Repeat(item, minimum):
+                return minimum == 0 or ends(item)
             case Bytes(ranges) | Chars(ranges):
                 return bool(ranges)
-            case AnyOrder(members, _, least):
+            case AnyOrder(members, _, minimum):
                 possible = sum(1 for member in members if ends(member.item))
-                return possible >= min(least, 1) and all(ends(each.item) for each in members if each.least)
+                return possible >= min(minimum, 1) and all(ends(each.item) for each in members if each.minimum)
         return True
 
     while not ends(grammar.start):

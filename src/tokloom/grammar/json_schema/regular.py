@@ -45,22 +45,22 @@ class _Ends:
                 return frozenset.intersection(*(self.at(item, start) for item in items))
             case Except(item, removed):
                 return self.at(item, start) - self.at(removed, start)
-            case Repeat(item, least, most):
-                return self.repeat(item, least, most, start)
+            case Repeat(item, minimum, maximum):
+                return self.repeat(item, minimum, maximum, start)
         raise TypeError(f"{type(expression).__name__} is not about text")
 
-    def repeat(self, item: Expression, least: int, most: int | None, start: int) -> frozenset[int]:
-        ends = {start} if least == 0 else set()
+    def repeat(self, item: Expression, minimum: int, maximum: int | None, start: int) -> frozenset[int]:
+        ends = {start} if minimum == 0 else set()
         current, count = {start}, 0
-        while current and (most is None or count < most):
+        while current and (maximum is None or count < maximum):
             # A round that gains nothing ends it: with an item that may be empty, or beyond the least count.
             following = set().union(*(self.at(item, place) for place in current))
             count += 1
-            if count >= least:
+            if count >= minimum:
                 if following <= ends:
                     break
                 ends |= following
             elif following == current:
-                count = least - 1
+                count = minimum - 1
             current = following
         return frozenset(ends)

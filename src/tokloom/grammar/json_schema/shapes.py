@@ -156,8 +156,8 @@ class StringShape:
     """values: one of these, if not None. inside, outside: languages that it must and must not be in."""
 
     kind: ClassVar[str] = "string"
-    least: int = 0
-    most: int | None = None
+    minimum: int = 0
+    maximum: int | None = None
     values: frozenset[str] | None = None
     inside: tuple[Language, ...] = ()
     outside: tuple[Language, ...] = ()
@@ -169,8 +169,8 @@ class Contains:
 
     start: int
     node: Node
-    least: int
-    most: int | None
+    minimum: int
+    maximum: int | None
     origin: Schema | None = None
 
 
@@ -182,8 +182,8 @@ class ArrayShape:
     kind: ClassVar[str] = "array"
     prefix: tuple[Node, ...] = ()
     rest: Node = ANYTHING
-    least: int = 0
-    most: int | None = None
+    minimum: int = 0
+    maximum: int | None = None
     contains: tuple[Contains, ...] = ()
     unique: Schema | None = None
     evaluated: int | None = 0
@@ -200,8 +200,8 @@ class ObjectShape:
     required: frozenset[str] = frozenset()
     clauses: tuple[Clause, ...] = ()
     demands: tuple[Clause, ...] = ()
-    least: int = 0
-    most: int | None = None
+    minimum: int = 0
+    maximum: int | None = None
     evaluated: tuple[Names, ...] = ()
     origin: Schema | None = None
 

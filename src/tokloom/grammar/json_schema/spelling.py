@@ -55,8 +55,8 @@ def spell(expression: Expression) -> Expression:
             return Concat(tuple(spell(item) for item in items))
         case Either(items):
             return Either(tuple(spell(item) for item in items))
-        case Repeat(item, least, most):
-            return Repeat(spell(item), least, most)
+        case Repeat(item, minimum, maximum):
+            return Repeat(spell(item), minimum, maximum)
         case Both(items):
             return Both(tuple(spell(item) for item in items))
         case Except(item, removed):

@@ -69,13 +69,13 @@ def _before(item: Node, tail: Node) -> Node:
             if tail == ANYTHING and not negative:
                 return found
             return Minus(tail, found) if negative else Meet(tail, found)
-        case Cut(Loop(Set(chars), least, most) as loop):
+        case Cut(Loop(Set(chars), minimum, maximum) as loop):
             stop = Edge(before=False, chars=complement(chars), end=True)
-            if most is None:
+            if maximum is None:
                 return sequence(loop, stop, tail)
-            ways = [sequence(Loop(Set(chars), most, most, loop.place), tail)]
-            if most > least:
-                ways.append(sequence(Loop(Set(chars), least, most - 1, loop.place), stop, tail))
+            ways = [sequence(Loop(Set(chars), maximum, maximum, loop.place), tail)]
+            if maximum > minimum:
+                ways.append(sequence(Loop(Set(chars), minimum, maximum - 1, loop.place), stop, tail))
             return Choice(tuple(ways))
         case Sequence(inner_items):
             for inner in reversed(inner_items):
@@ -85,15 +85,15 @@ def _before(item: Node, tail: Node) -> Node:
             plain = tuple(option for option in options if not _has(option, Look, Cut))
             looking = tuple(_before(option, tail) for option in options if _has(option, Look, Cut))
             return Choice((*((sequence(Choice(plain), tail),) if plain else ()), *looking))
-        case Loop(inner, least, most, place):
-            tempered = _tempered(inner, least, most, place)
+        case Loop(inner, minimum, maximum, place):
+            tempered = _tempered(inner, minimum, maximum, place)
             if tempered is not None and not _takes_characters(tail):
                 return sequence(tempered, tail)
-            if most is not None and most <= _UNROLLED:
+            if maximum is not None and maximum <= _UNROLLED:
                 ways = [tail]
-                for _ in range(most):
+                for _ in range(maximum):
                     ways.append(_before(inner, ways[-1]))
-                return Choice(tuple(ways[least:]))
+                return Choice(tuple(ways[minimum:]))
             raise GrammarError(
                 f"character {place + 1}",
                 "a lookahead or possessive quantifier inside a loop is not supported",
@@ -102,12 +102,12 @@ def _before(item: Node, tail: Node) -> Node:
     raise AssertionError(item)
 
 
-def _tempered(inner: Node, least: int, most: int | None, place: int) -> Node | None:
+def _tempered(inner: Node, minimum: int, maximum: int | None, place: int) -> Node | None:
     """`(?:(?!x)C)*`, where it ends the text: characters of C with x nowhere among them."""
     match inner:
         case Sequence((Look(item, True), Set() as chars)):
             found = Meet(resolve((item, ANYTHING)), Loop(Set(ALL), 1, None, place))
-            return Minus(Loop(chars, least, most, place), sequence(Loop(chars, 0, None, place), found))
+            return Minus(Loop(chars, minimum, maximum, place), sequence(Loop(chars, 0, None, place), found))
     return None
 
 
@@ -279,24 +279,24 @@ class Translation:
     # --- loops
 
     def _loop(self, loop: Loop, before: int, after: int) -> Expression:
-        item, least, most = loop.item, loop.least, loop.most
+        item, minimum, maximum = loop.item, loop.minimum, loop.maximum
         if not _has(item, Edge):
-            return repeat(self._of(item, before, after), least, most)
+            return repeat(self._of(item, before, after), minimum, maximum)
         if isinstance(item, Edge):
-            return self._of(item, before, after) if least else EMPTY_STRING
-        if most is not None and most <= _UNROLLED:
+            return self._of(item, before, after) if minimum else EMPTY_STRING
+        if maximum is not None and maximum <= _UNROLLED:
             ways = []
-            for count in range(least, most + 1):
+            for count in range(minimum, maximum + 1):
                 unrolled = self._part((item,) * count, 0, count)
                 ways.append(self._of(unrolled, before, after))
             return either(*ways)
         inner = 0
         contexts = [(b, a) for b in (before, inner) for a in (after, inner)]
         if _outer_edges_only(item) and not any(nullable(self._of(item, *context)) for context in contexts):
-            ways = [EMPTY_STRING] if least == 0 else []
-            if least <= 1:
+            ways = [EMPTY_STRING] if minimum == 0 else []
+            if minimum <= 1:
                 ways.append(self._of(item, before, after))
-            middle = repeat(self._of(item, inner, inner), max(least - 2, 0), None if most is None else most - 2)
+            middle = repeat(self._of(item, inner, inner), max(minimum - 2, 0), None if maximum is None else maximum - 2)
             ways.append(concat(self._of(item, before, inner), middle, self._of(item, inner, after)))
             return either(*(way for way in ways if way != NOTHING))
         raise GrammarError(
@@ -325,8 +325,8 @@ def _may_be_empty(node: Node) -> bool:
             return all(map(_may_be_empty, items))
         case Choice(items):
             return any(map(_may_be_empty, items))
-        case Loop(item, least, _, _):
-            return least == 0 or _may_be_empty(item)
+        case Loop(item, minimum, _, _):
+            return minimum == 0 or _may_be_empty(item)
         case Meet(left, right):
             return _may_be_empty(left) and _may_be_empty(right)
         case Minus(item, _):

@@ -41,11 +41,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """`least` to `most` times. `place` is the offset of the quantifier in the pattern, for errors."""
+    """`minimum` to `maximum` times. `place` is the offset of the quantifier in the pattern, for errors."""
 
     item: Node
-    least: int
-    most: int | None
+    minimum: int
+    maximum: int | None
     place: int
 
 

@@ -51,9 +51,9 @@ def _restrict(expression: Expression, chars: Ranges, *, at_end: bool) -> Express
             return either(*parts)
         case Either(items):
             return either(*(_restrict(item, chars, at_end=at_end) for item in items))
-        case Repeat(item, least, most):
+        case Repeat(item, minimum, maximum):
             one = _restrict(item, chars, at_end=at_end)
-            rest = repeat(item, max(least - 1, 0), None if most is None else most - 1)
+            rest = repeat(item, max(minimum - 1, 0), None if maximum is None else maximum - 1)
             return concat(rest, one) if at_end else concat(one, rest)
         case Both(items):
             first = _restrict(items[0], chars, at_end=at_end)

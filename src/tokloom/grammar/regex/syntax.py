@@ -72,10 +72,10 @@ class Parser(CharacterReader):
         bounds = self._bounds()
         if bounds is None:
             return item
-        least, most = bounds
-        if most is not None and most < least:
-            self._refuse(f"a repeat from {least} to {most}: the first number is the larger one", start)
-        loop: Node = Loop(item, least, most, start)
+        minimum, maximum = bounds
+        if maximum is not None and maximum < minimum:
+            self._refuse(f"a repeat from {minimum} to {maximum}: the first number is the larger one", start)
+        loop: Node = Loop(item, minimum, maximum, start)
         if self._take("?"):
             pass  # lazy: the same strings
         elif self._python and self._take("+"):
@@ -85,7 +85,7 @@ class Parser(CharacterReader):
                     self._place - 1,
                     "Use the plain quantifier if the rest can't begin like the repeated part.",
                 )
-            loop = Cut(Loop(item, least, most, start))
+            loop = Cut(Loop(item, minimum, maximum, start))
         again = self._place
         self._skip_verbose()
         if self._bounds() is not None:
@@ -100,10 +100,10 @@ class Parser(CharacterReader):
         if match is None or match[0] == "{}":
             return None
         self._place = match.end()
-        least = int(match[1] or 0)
+        minimum = int(match[1] or 0)
         if match[2] is None:
-            return least, least
-        return least, int(match[3]) if match[3] else None
+            return minimum, minimum
+        return minimum, int(match[3]) if match[3] else None
 
     def _atom(self) -> Node | None:
         char = self._next("an item")

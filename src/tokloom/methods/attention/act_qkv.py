@@ -87,7 +87,7 @@ class DensityCut(Picker):
         shares = (rows @ keys.transpose(1, 2) * rows.shape[-1] ** -0.5).softmax(-1)
         return {"density": density(shares, torch.tensor(shares.shape[-1])).mean()}
 
-    def conclude(self, found: Calibration) -> Calibration:
+    def finish_calibration(self, found: Calibration) -> Calibration:
         later, layers = 0.0, 0
         for part in reversed(found):
             if "density" in part:
@@ -101,15 +101,15 @@ class DensityCut(Picker):
         left = layer.step.shared.get("left")
         if left is None:
             left = torch.full(scores.values.shape[:1] + scores.values.shape[2:3], budget * layers)
-        most = math.floor(self.spread * budget)
+        maximum = math.floor(self.spread * budget)
         own = density(shares_of(scores), (scores.values > -math.inf).sum(-1)).mean(1)  # (batch, rows)
-        part = (left * own / (own + later).clamp_min(1e-9)).clamp_max(most)
+        part = (left * own / (own + later).clamp_min(1e-9)).clamp_max(maximum)
         items = torch.floor(part / scores.page + 1e-4).long()  # a whole number of items may come out a bit below it
         layer.step.shared["left"] = left - items * scores.page
         if scores.select is not None:  # of one sequence
             counts = items[0].clamp_max(scores.items).int()
             return best_slots(scores, int(counts.max()), counts)
-        places, _ = best_first(scores, most)
+        places, _ = best_first(scores, maximum)
         return slots_of(scores, prefix(places, torch.minimum(items[:, None], (places >= 0).sum(-1))))
 
     def lower(self, layer: KVLayer, plan: LayerPlan, index: Index, budget: int) -> bool:

@@ -117,7 +117,7 @@ class ChunkScores(Scorer):
 
     by_slot = False
 
-    def room(self, seen: int, local: int) -> int:
+    def max_draft_tokens(self, seen: int, local: int) -> int:
         return local - 1  # the token after a chunk, which ends it, must be of the text before the draft
 
     def __init__(self, similarity: float, longest: int) -> None:
@@ -148,7 +148,7 @@ class ChunkScores(Scorer):
 
 
 @method(stage="attention")
-class Dhsa(Selecting, AttentionPolicy):
+class DHSA(Selecting, AttentionPolicy):
     """Chunks found in the keys; top tokens by their chunks' scores, in the prompt too."""
 
     local: int = Field(default=32, ge=2)

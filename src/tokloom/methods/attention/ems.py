@@ -5,11 +5,11 @@ Paper: P77. EMS: Adaptive Evict-then-Merge Strategy for Head-wise KV Cache Compr
 Formula: global(j) = attention that slot j has drawn so far / queries that could see it; local(j) = attention that it
     draws from the last `window` queries; score = max(global / mean(global), local / mean(local)), per KV head.
     Relevant are the best slots that hold `mass` of a head's score; the others are evicted. A head's demand is its
-    relevant slots * (1 - redundancy), redundancy = the mean of cos(k_i, k_j) cos(v_i, v_j) over pairs of them; `least`
-    of the budget is every head's own, the rest is divided by demand. A head's best slots, the newest `window` among
-    them, are its centres. Each other relevant slot joins the centre with the largest cos(k, k') cos(v, v') if that is
-    at least `similar`, else nothing (the zero class); a centre's value becomes the mean of its own and those that join
-    it, weighted by score.
+    relevant slots * (1 - redundancy), redundancy = the mean of cos(k_i, k_j) cos(v_i, v_j) over pairs of them;
+    `min_share` of the budget is every head's own, the rest is divided by demand. A head's best slots, the newest
+    `window` among them, are its centres. Each other relevant slot joins the centre with the largest
+    cos(k, k') cos(v, v') if that is at least `similar`, else nothing (the zero class); a centre's value becomes the
+    mean of its own and those that join it, weighted by score.
 Shapes: scores (batch, kv_heads, slots), similarity (batch, kv_heads, slots, centres).
 Effect: the paper: 1.28 points over other methods on LongBench with 256 slots, needles found with 2% of them. Here,
     loss on a book after 1,000 tokens, two passages, EMS, H2O and sinks + recent: 2.85, 3.04, 3.20 with 64 slots; 2.57,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tokloom.kv.layer import KVLayer
 
 
-@method(stage="attention")
+@method(stage="attention", renamed={"least": "min_share"})
 class EMS(Evicting, AttentionPolicy):
     """State in the layer: slot memories "score" (attention of all queries) and "votes" (of the last ones)."""
 
@@ -52,7 +52,7 @@ class EMS(Evicting, AttentionPolicy):
     """Share of a head's score that its relevant slots hold."""
     similar: float = Field(default=0.5, ge=-1, le=1)
     """Similarity to a centre from which on a slot is merged into it; 1 merges nothing but copies."""
-    least: float = Field(default=0.75, ge=0, le=1)
+    min_share: float = Field(default=0.75, ge=0, le=1)
     """Share of the budget that every KV head is sure of; 1 gives all heads the same."""
     merge_keys: bool = Field(default=False)
     """Merges keys too."""
@@ -75,8 +75,8 @@ class EMS(Evicting, AttentionPolicy):
         # The mean of the products over all pairs, without making the pairs.
         both = (keys * relevant[..., None]).mT @ values  # (batch, kv_heads, head_dim, head_dim)
         redundancy = both.square().sum((-1, -2)) / needed.square()
-        least = max(self.window, round(self.least * self.size))
-        return best(layer, score, apportion(needed * (1 - redundancy), self.size, least), 0, self.window)
+        min_share = max(self.window, round(self.min_share * self.size))
+        return best(layer, score, apportion(needed * (1 - redundancy), self.size, min_share), 0, self.window)
 
     def merge(self, layer: KVLayer, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         score, held, places = self._importance(layer), keep >= 0, keep.clamp_min(0)

@@ -124,7 +124,7 @@ def dominant(rated: torch.Tensor, chunks: int) -> torch.Tensor:
 
 
 @method(stage="attention")
-class Fasa(Selecting, AttentionPolicy):
+class FASA(Selecting, AttentionPolicy):
     """Scores over dominant frequency chunks, top-k."""
 
     chunks: int | None = Field(default=None, ge=1)

@@ -57,8 +57,8 @@ class Hierarchical(Scorer):
     def calibrate(self, layer: KVLayer, queries: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.host.calibrate(layer, queries)
 
-    def conclude(self, found: Calibration) -> Calibration:
-        return self.host.conclude(found)
+    def finish_calibration(self, found: Calibration) -> Calibration:
+        return self.host.finish_calibration(found)
 
     def score(
         self, layer: KVLayer, queries: torch.Tensor, span: Span, budget: int, among: torch.Tensor | None = None
@@ -82,15 +82,15 @@ class Hierarchical(Scorer):
         if key not in shared:  # the same for all layers
             widths = span.ends // self.block + 1  # of each row
             # The first and the last block may lie outside the span for the most part.
-            least = math.ceil(budget / self.block) + 2
-            counts = torch.minimum((self.ratio * widths).ceil().int().clamp_min(least), widths)
+            minimum = math.ceil(budget / self.block) + 2
+            counts = torch.minimum((self.ratio * widths).ceil().int().clamp_min(minimum), widths)
             shared[key] = Span(0, counts, int(counts.max())), span
         surviving: Span = shared[key][0]
         return best_slots(blocks, surviving.last, surviving.ends)
 
 
 @method(stage="attention")
-class Hisa(Selecting, AttentionPolicy):
+class HISA(Selecting, AttentionPolicy):
     """A filter of blocks before another scorer, top-k."""
 
     block: int = Field(default=8, ge=1)

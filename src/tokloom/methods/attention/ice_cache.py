@@ -169,7 +169,7 @@ class PageScores(Scorer):
         """size: tokens of a page."""
         self.batch, self.size = batch, size
 
-    def room(self, seen: int, local: int) -> int:
+    def max_draft_tokens(self, seen: int, local: int) -> int:
         return min(local, self.batch - max(0, seen - local + 1) % self.batch)  # all rows see as many batches
 
     def score(
@@ -209,7 +209,7 @@ class PageScores(Scorer):
             first = consecutive.data_ptr(), consecutive.stride(1) // width
         return Index(
             scale=width**-0.5, keys=0 if clustered is None else clustered.data_ptr(),
-            head_stride=0 if clustered is None else clustered.stride(0) // width, width=width, reduce="most",
+            head_stride=0 if clustered is None else clustered.stride(0) // width, width=width, reduce="max",
             token_pages=(self.size, self.batch), page_of=page_of, consecutive=first,
         )  # fmt: skip
 

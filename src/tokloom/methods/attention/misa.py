@@ -91,7 +91,7 @@ class RoutedHeads(Scorer):
 
 
 @method(stage="attention")
-class Misa(Selecting, AttentionPolicy):
+class MISA(Selecting, AttentionPolicy):
     """Scores of routed heads, top-k."""
 
     active: int = Field(default=3, ge=1)

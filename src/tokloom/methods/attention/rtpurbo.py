@@ -74,17 +74,17 @@ class LowRankIndexer(Scorer):
         to_query, to_key = train(to_query, to_key, sampled, earlier, self.steps)
         return {"to_query": to_query, "to_key": to_key, "centre": (earlier @ to_key).mean(1), "far": far}
 
-    def conclude(self, found: Calibration) -> Calibration:
+    def finish_calibration(self, found: Calibration) -> Calibration:
         """Names the retrieval heads, ranked over all layers. A layer that slides over a window has nothing here; its
         heads are among the local ones."""
         masses = torch.cat([part["far"] for part in found if part])
         heads = masses.numel() * len(found) // sum(map(bool, found))
         count = min(masses.numel(), max(1, round(self.retrieval * heads)))
-        least = masses.topk(count).values[-1]
+        minimum = masses.topk(count).values[-1]
         for part in found:
             if part:
                 group = part["to_query"].shape[0] // part["far"].shape[0]
-                part["retrieves"] = (part.pop("far") >= least).repeat_interleave(group)
+                part["retrieves"] = (part.pop("far") >= minimum).repeat_interleave(group)
         return found
 
     def score(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tokloom.kv.layer import KVLayer
 
 
-@method(stage="attention")
+@method(stage="attention", renamed={"least": "min_share"})
 class SnapKV(Evicting, AttentionPolicy):
     """State in the layer: slot memory "votes"."""
 
@@ -46,7 +46,7 @@ class SnapKV(Evicting, AttentionPolicy):
 
     adaptive: bool = Field(default=False)
     """Divides a layer's budget over its KV heads by how many of the layer's most voted slots each has (AdaKV)."""
-    least: float = Field(default=0.2, ge=0, le=1)
+    min_share: float = Field(default=0.2, ge=0, le=1)
     """Share of the budget that every KV head is sure of, where it is divided."""
 
     def __post_init__(self) -> None:
@@ -73,9 +73,9 @@ class SnapKV(Evicting, AttentionPolicy):
     def _shares(self, votes: torch.Tensor) -> torch.Tensor:
         """Slots of each KV head, int64 (batch, kv_heads)."""
         batch, heads, slots = votes.shape
-        most_voted = votes.flatten(1).topk(heads * self.size).indices
-        head = most_voted // slots
+        top_voted = votes.flatten(1).topk(heads * self.size).indices
+        head = top_voted // slots
         wins = torch.zeros((batch, heads), device=votes.device).scatter_add_(
             1, head, torch.ones_like(head, dtype=torch.float32)
         )
-        return apportion(wins, self.size, max(self.window, round(self.least * self.size)))
+        return apportion(wins, self.size, max(self.window, round(self.min_share * self.size)))

@@ -75,6 +75,6 @@ class SoftplusAttention(AttentionPolicy):
         if self.power == 1 and self.offset == 0:
             return weights
         shares = (weights * visible - self.offset).clamp_min(0)
-        most = shares.amax(-1, keepdim=True)
-        sharp = (shares / most) ** self.power  # by the largest first, so that no power overflows
-        return torch.where(most > 0, sharp / sharp.sum(-1, keepdim=True), weights)
+        maximum = shares.amax(-1, keepdim=True)
+        sharp = (shares / maximum) ** self.power  # by the largest first, so that no power overflows
+        return torch.where(maximum > 0, sharp / sharp.sum(-1, keepdim=True), weights)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from pydantic import Field
 
-from tokloom.attention.attend import MOST_WEIGHTS, attention_weights
+from tokloom.attention.attend import MAX_WEIGHTS, attention_weights
 from tokloom.attention.eviction import Evicting, best
 from tokloom.attention.policy import AttentionPolicy
 from tokloom.registry import method
@@ -62,7 +62,7 @@ class SpAtten(Evicting, AttentionPolicy):
         """Tokens that survive this layer."""
         return max(1, int(self.size * _falling(layer, self.last)))
 
-    def holds(self, layer: KVLayer) -> int:
+    def max_slots(self, layer: KVLayer) -> int:
         return self.survivors(layer) + self.interval
 
     # --- attention, where it is not the usual one
@@ -86,7 +86,7 @@ class SpAtten(Evicting, AttentionPolicy):
             one, slots = slice(b, b + 1), seen[b].nonzero()[:, 0]
             own = slots[slots >= layer.past] - layer.past
             keys, values = layer.keys[one, :, slots], layer.values[b][:, None, slots]
-            for part in torch.split(own, max(1, MOST_WEIGHTS // (heads * len(slots)))):
+            for part in torch.split(own, max(1, MAX_WEIGHTS // (heads * len(slots)))):
                 past = torch.ones(len(part), layer.past, dtype=torch.bool, device=part.device)
                 mask = torch.cat([past, step.own[part]], dim=-1)[:, slots]
                 layer.tally.attended += layer.kv_heads * int(mask.sum())

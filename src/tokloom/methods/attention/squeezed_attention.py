@@ -50,7 +50,7 @@ class Thresholds:
     coarse: float = 0.0
     fine: float = 0.0
 
-    def settle(self, coarse_sparsity: float, sparsity: float) -> None:
+    def fit(self, coarse_sparsity: float, sparsity: float) -> None:
         """Makes thresholds of the samples, scores by key, and drops these."""
         if self.fine_samples:
             self.coarse = _quantile(self.coarse_samples, coarse_sparsity)
@@ -146,7 +146,7 @@ class Clusters:
         """A context is never taken back in part: text after it can be."""
 
 
-@method(stage="attention")
+@method(stage="attention", renamed={"least_clusters": "min_clusters"})
 class SqueezedAttention(AttentionPolicy):
     """State in the layer: notes "queries" (the last ones, until `prepare`) and "clusters" (after it)."""
 
@@ -158,7 +158,7 @@ class SqueezedAttention(AttentionPolicy):
     """Share that they leave out by coarse clusters alone; 0 leaves out none."""
     clusters: float = Field(default=0.05, gt=0, le=1)
     """Clusters, as a share of the context's keys."""
-    least_clusters: int = Field(default=256, ge=0)
+    min_clusters: int = Field(default=256, ge=0)
     """Clusters of a context for which that share is fewer; at most one for four keys."""
     coarse_clusters: float = Field(default=0.01, gt=0, le=1)
     """Coarse clusters, likewise."""
@@ -180,7 +180,7 @@ class SqueezedAttention(AttentionPolicy):
         thresholds = shared.setdefault("thresholds", Thresholds())
         keys = layer.key_range(0, count).float().flatten(0, 1)
         fine, coarse = (max(1, round(share * count)) for share in (self.clusters, self.coarse_clusters))
-        fine = max(fine, min(self.least_clusters, count // 4))
+        fine = max(fine, min(self.min_clusters, count // 4))
         clusters = Clusters(keys, fine, min(coarse, fine), thresholds)
         clusters.sample(_grouped(queries, layer.kv_heads))
         layer.notes["clusters"] = clusters
@@ -189,7 +189,7 @@ class SqueezedAttention(AttentionPolicy):
         clusters: Clusters | None = layer.notes.get("clusters")
         if clusters is None or self.sparsity == 0:
             return None
-        clusters.thresholds.settle(self.coarse_sparsity, self.sparsity)
+        clusters.thresholds.fit(self.coarse_sparsity, self.sparsity)
         chosen = clusters.chosen(_grouped(queries, layer.kv_heads))  # (heads, rows, keys)
         listed = _listed(chosen)
         listed = listed.view(len(queries), -1, chosen.shape[1], listed.shape[-1])
@@ -204,7 +204,7 @@ class SqueezedAttention(AttentionPolicy):
         if self.sparsity == 0:
             return plan
         thresholds = clusters.thresholds
-        thresholds.settle(self.coarse_sparsity, self.sparsity)
+        thresholds.fit(self.coarse_sparsity, self.sparsity)
         if thresholds.coarse > 0:
             return None
         centroids, width = clusters.centroids, layer.width

@@ -37,10 +37,10 @@ class AboveThreshold(Picker):
     def pick(self, layer: KVLayer, scores: Scores, budget: int) -> torch.Tensor:
         places, shares = best_first(scores, budget)
         candidates = (scores.values > -math.inf).sum(-1)
-        most = ((1 - self.quantile) * candidates.double()).ceil().long()
+        maximum = ((1 - self.quantile) * candidates.double()).ceil().long()
         always = scores.values.gather(-1, places.clamp_min(0)) == math.inf
         wanted = ((shares >= self.share) | always) & (places >= 0)
-        return slots_of(scores, prefix(places, torch.minimum(wanted.sum(-1), most)))
+        return slots_of(scores, prefix(places, torch.minimum(wanted.sum(-1), maximum)))
 
 
 @method(stage="attention")

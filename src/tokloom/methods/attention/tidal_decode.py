@@ -86,7 +86,7 @@ class ChosenLayers(Schedule):
         met = [of_rows.gather(-1, choice).sum() for choice in choices[:-1]]
         return {"met": torch.stack([*met, of_rows.sum()])}
 
-    def conclude(self, found: Calibration) -> Calibration:
+    def finish_calibration(self, found: Calibration) -> Calibration:
         parts = [part for part in found if "met" in part]
         places = [index for index, part in enumerate(found) if "met" in part]
         met = [part.pop("met").tolist() for part in parts]

@@ -102,7 +102,7 @@ class WhileSimilar(Schedule):
         )
         return fresh()
 
-    def planned(self, layer: KVLayer, plan: LayerPlan) -> None:
+    def after_plan(self, layer: KVLayer, plan: LayerPlan) -> None:
         heads, rows, width, always = plan.shape
         if not rows:  # dense
             return

@@ -55,7 +55,7 @@ class TokenSparse(AttentionPolicy):
         of_rows = (sparse - dense).norm(dim=(1, 3)) / dense.norm(dim=(1, 3)).clamp_min(1e-30)
         return {"change": of_rows.mean()}
 
-    def conclude(self, found: Calibration) -> Calibration:
+    def finish_calibration(self, found: Calibration) -> Calibration:
         """Marks the layers that change least as sparse."""
         changes = sorted(float(part["change"]) for part in found if part)
         count = round(self.sparse_layers * len(changes))

@@ -178,12 +178,12 @@ class _Bubble:
 
     def _choose_anchors(self, best: Sequence[int]) -> list[int]:
         """The first of `best` that are not copies of one another: copies would give the bubble one centre only."""
-        most = self._options.max_overlap
+        maximum = self._options.max_overlap
         chosen: list[int] = []
         for i in best:
             words = frozenset(self._index.words[i])
             nearest = max((_shared(words, self._index.words[j]) for j in chosen), default=0.0)
-            if nearest < most or most == 1:
+            if nearest < maximum or maximum == 1:
                 chosen.append(i)
             if len(chosen) == self._options.anchors:
                 break
@@ -249,10 +249,10 @@ class _Bubble:
             return
         place = _place(candidate.passage)
         used, own = self._section_tokens[place], packer.tokens(candidate.piece)
-        most = options.section_share * self._request.budget
+        maximum = options.section_share * self._request.budget
         # A first span always passes: else a small budget would shut out every section.
-        if options.section_share < 1 and self._several and used and used + own > most:
-            reason = f"section gate: {used} + {own} tokens from one section, {most:.0f} allowed"
+        if options.section_share < 1 and self._several and used and used + own > maximum:
+            reason = f"section gate: {used} + {own} tokens from one section, {maximum:.0f} allowed"
             self._note(candidate, candidate.piece, False, reason)
             return
         if packer.add(candidate.piece):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokloom.tokenize.byte_vocabulary import END
-from tokloom.tokenize.encodings import Encodings, Written
+from tokloom.tokenize.encodings import Encodings, Tail
 
 SMALLEST = 1e-300
 """In place of a chance of zero."""
@@ -26,7 +26,7 @@ class Cover:
     logprob: of these tokens, natural; None until the nodes above it are known.
     """
 
-    def __init__(self, parent: Cover | None, token: int, written: Written, start: int) -> None:
+    def __init__(self, parent: Cover | None, token: int, written: Tail, start: int) -> None:
         self.parent, self.token, self.written, self.start = parent, token, written, start
         self.children: dict[int, Cover] = {}
         self.logprob: float | None = 0.0 if parent is None else None
@@ -45,9 +45,9 @@ class Cover:
 class Known:
     """What the model says after a node, among what the tokenizer can write there.
 
-    chances: float64 (tokens in the vocabulary's order,). ending: that the text ends there."""
+    probabilities: float64 (tokens in the vocabulary's order,). ending: that the text ends there."""
 
-    chances: np.ndarray
+    probabilities: np.ndarray
     ending: float
 
 
@@ -57,24 +57,24 @@ class Open:
 
     low, allowed: the tokens that may follow and agree with the bytes behind its start are [low, low + len(allowed)) in
         the vocabulary's order, where `allowed` says so.
-    chances: (len(allowed),), None until the model has read the node. ending: the chance that the text ends here.
+    probabilities: (len(allowed),), None until the model has read the node. ending: the chance that the text ends here.
     """
 
     node: Cover
     low: int
     allowed: np.ndarray
-    chances: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
     ending: float = 0.0
 
     @property
     def mass(self) -> float:
         """The chance of all texts that agree with the bytes and have these tokens, over the node's own."""
-        return float(self.chances.sum() + self.ending) if self.chances is not None else 1.0
+        return float(self.probabilities.sum() + self.ending) if self.probabilities is not None else 1.0
 
     def part(self, first: int, end: int) -> Open:
         """Some of its tokens, after a further byte."""
-        chances = None if self.chances is None else self.chances[first:end].copy()
-        return Open(self.node, self.low + first, self.allowed[first:end].copy(), chances)
+        probabilities = None if self.probabilities is None else self.probabilities[first:end].copy()
+        return Open(self.node, self.low + first, self.allowed[first:end].copy(), probabilities)
 
 
 class Covers:
@@ -113,20 +113,20 @@ class Covers:
                 first, end = np.searchsorted(column, [byte, byte + 1]).tolist()
             while first < end and len(texts[each.low + first]) == depth + 1:
                 if each.allowed[first]:
-                    chance = None if each.chances is None else float(each.chances[first])
-                    ended.append((each.node, int(order[each.low + first]), chance))
+                    probability = None if each.probabilities is None else float(each.probabilities[first])
+                    ended.append((each.node, int(order[each.low + first]), probability))
                 first += 1
             if each.allowed[first:end].any():
                 kept.append(each.part(first, end))
-        for node, token, chance in ended:
-            if chance == 0:
+        for node, token, probability in ended:
+            if probability == 0:
                 continue
             child = node.children.get(token)
             if child is None:
                 child = Cover(node, token, self.encodings.push(node.written, token), self.length + 1)
                 node.children[token] = child
-            if chance is not None and node.logprob is not None:
-                child.logprob = node.logprob + float(np.log(chance))
+            if probability is not None and node.logprob is not None:
+                child.logprob = node.logprob + float(np.log(probability))
             kept.append(_opened(child, self.encodings))
         return self._with(kept, self.length + 1)
 
@@ -134,7 +134,7 @@ class Covers:
         """The nodes below the root that the model has to read to know all open ones, parents first."""
         wanted: dict[Cover, None] = {}
         for each in self.open:
-            if each.chances is None and each.node is not root:
+            if each.probabilities is None and each.node is not root:
                 wanted.update(dict.fromkeys(each.node.path(root)))
         return sorted(wanted, key=lambda node: node.start)
 
@@ -144,19 +144,21 @@ class Covers:
         scores = np.where(allowed, logits[self.encodings.order].astype(np.float64), -np.inf)
         ends = logits[self.eos_ids].astype(np.float64) if self.encodings.is_complete(node.written) else np.empty(0)
         top = max(scores.max(initial=-np.inf), ends.max(initial=-np.inf), -1e300)  # finite where nothing can follow
-        chances, ending = np.exp(scores - top), float(np.exp(ends - top).sum())
-        total = max(chances.sum() + ending, SMALLEST)
-        return Known(chances / total, ending / total)
+        probabilities, ending = np.exp(scores - top), float(np.exp(ends - top).sum())
+        total = max(probabilities.sum() + ending, SMALLEST)
+        return Known(probabilities / total, ending / total)
 
     def known(self, read: Mapping[Cover, Known]) -> Covers:
         """With what is known of the nodes that have been read."""
         return self._with([self._filled(each, read.get(each.node)) for each in self.open])
 
     def _filled(self, each: Open, known: Known | None) -> Open:
-        if each.chances is not None or known is None:
+        if each.probabilities is not None or known is None:
             return each
-        chances = known.chances[each.low : each.low + len(each.allowed)].copy()
-        return replace(each, chances=chances, ending=known.ending if each.node.start == self.length else 0.0)
+        probabilities = known.probabilities[each.low : each.low + len(each.allowed)].copy()
+        return replace(
+            each, probabilities=probabilities, ending=known.ending if each.node.start == self.length else 0.0
+        )
 
     def pruned(self, minimum: float, beam: int) -> Covers:
         """The open nodes that hold at least `minimum` of the whole, and no more than `beam`; the best always."""
@@ -188,7 +190,7 @@ class Covers:
         logprobs = np.array([each.node.logprob for each in self.open], dtype=np.float64)
         for each, weight in zip(self.open, np.exp(logprobs - logprobs.max()), strict=True):
             column = self.encodings.columns[self.length - each.node.start, each.low : each.low + len(each.allowed)]
-            out += weight * np.bincount(column, weights=each.chances, minlength=END + 1)
+            out += weight * np.bincount(column, weights=each.probabilities, minlength=END + 1)
             out[END] += weight * each.ending
         out /= out.sum()
         return out

@@ -33,8 +33,8 @@ HELD_OUT = 10
 """One window in so many is kept apart to tune temperature and weight on."""
 TUNING_KEYS = 1024
 LIST_SIZE = 64
-"""Keys of an inverted list, on average, until there are `MOST_LISTS`."""
-MOST_LISTS = 1024
+"""Keys of an inverted list, on average, until there are `MAX_LISTS`."""
+MAX_LISTS = 1024
 TEMPERATURES = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 """Tried in tuning, as shares of the median squared distance of the nearest neighbour."""
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
@@ -46,7 +46,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def place(layer: int) -> int | MlpInput:
-    """Where the keys of a datastore come from, as `Host.forward` takes it."""
+    """Where the keys of a datastore come from, as `RequestContext.forward` takes it."""
     return MlpInput(-1) if layer == LAST_MLP else layer
 
 
@@ -227,13 +227,13 @@ class _Collected:
         self, model: LanguageModel, documents: list[list[int]], pieces: list[_Window], layer: int,
         progress: Progress | None,
     ) -> None:  # fmt: skip
-        from tokloom.engine.host import Host
+        from tokloom.attention.policy import AttentionPolicy
+        from tokloom.engine.request_context import RequestContext
         from tokloom.kv.store import Step
-        from tokloom.methods.attention.dense import Dense
 
         for done in range(self.windows, len(pieces)):
             piece, tokens = pieces[done], documents[pieces[done].document]
-            host = Host(model, Dense(), 0, kv=None, prefill_chunk=piece.end - piece.start)
+            host = RequestContext(model, AttentionPolicy(), 0, kv=None, prefill_chunk=piece.end - piece.start)
             step = Step(tuple(range(piece.end - piece.start)), model.device, prompt=True)
             rows = tokens[piece.start : piece.end]
             output = host.forward(
@@ -323,7 +323,7 @@ def _index(keys: NDArray[np.float16], rows: NDArray[np.int64]) -> Any:
     """An inverted file over these rows; a search through all of its lists is exact for keys in half precision."""
     import faiss
 
-    lists = max(1, min(len(rows) // LIST_SIZE, MOST_LISTS))
+    lists = max(1, min(len(rows) // LIST_SIZE, MAX_LISTS))
     index: Any = faiss.index_factory(keys.shape[1], f"IVF{lists},SQfp16")
     index.by_residual = False
     index.cp.seed, index.cp.niter, index.cp.min_points_per_centroid = 0, 10, 1

@@ -136,9 +136,9 @@ def _collect(
     model: LanguageModel, texts: Sequence[str], layers: Sequence[int], rows: int, progress: Progress | None
 ) -> dict[int, torch.Tensor]:
     """Hidden states (rows, hidden) after these layers, and after the last one under the norm before the head."""
+    from tokloom.attention.policy import AttentionPolicy
     from tokloom.engine.forward import forward, new_store
     from tokloom.kv.store import Step
-    from tokloom.methods.attention.dense import Dense
 
     count = model.model.config.get_text_config().num_hidden_layers
     pieces = list(_pieces([model.encode_prompt(text, chat=False) for text in texts if text], min(WINDOW, model.window)))
@@ -150,7 +150,7 @@ def _collect(
     for done, piece in enumerate(chosen):
         capture = _Several([*layers, count], count)
         step = Step(tuple(range(len(piece))), model.device, prompt=True)
-        forward(model, new_store(model, Dense(), len(piece)), piece, step, all_logits=False, capture=capture)
+        forward(model, new_store(model, AttentionPolicy(), len(piece)), piece, step, all_logits=False, capture=capture)
         for n, states in taken.items():
             states.append(capture.taken[n])
         if progress is not None:

@@ -32,7 +32,7 @@ from tokloom import registry
 from tokloom.decode.draft_source import DraftSource, Followers
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.decode.prediction import Prediction
 from tokloom.decode.token_tree import TokenTree
 from tokloom.registry import method
@@ -75,7 +75,7 @@ class Node:
         self.place = place
         """Its number in the source's walk."""
         self.tokens: list[int] = followers.tokens.tolist()
-        self.chances: list[float] = followers.chances.tolist()
+        self.probabilities: list[float] = followers.probabilities.tolist()
         self.visits = [0] * len(self.tokens)
         self.rewards = [0.0] * len(self.tokens)
         self.children: dict[int, Node] = {}
@@ -87,7 +87,7 @@ class Node:
 
         def score(i: int) -> float:
             mean = self.rewards[i] / self.visits[i] if self.visits[i] else 0.0
-            return mean + explore * self.chances[i] / (1 + self.visits[i])
+            return mean + explore * self.probabilities[i] / (1 + self.visits[i])
 
         return max(range(len(self.tokens)), key=score)
 
@@ -98,7 +98,7 @@ class ADEDState(DraftState):
     def __init__(self, options: ADED, model: LanguageModel) -> None:
         self.options = options
         self.source = registry.build(options.source, DraftSource, "aded:source").start(model)
-        self.rates = Calibration([(i + 0.5) / BINS for i in range(BINS)])
+        self.rates = HitRates([(i + 0.5) / BINS for i in range(BINS)])
 
     def check(self, prediction: Prediction) -> None:
         self.source.check_tree(prediction)
@@ -112,11 +112,11 @@ class ADEDState(DraftState):
         for _ in range(min(self.options.searches, request.limit)):
             node = root
             path: list[tuple[Node, int]] = []
-            chances: list[float] = []
+            probabilities: list[float] = []
             while node.tokens and len(path) < self.options.depth:
                 taken = node.best(self.options.c1, self.options.c2)
                 path.append((node, taken))
-                chances.append((chances[-1] if chances else 1.0) * node.chances[taken])
+                probabilities.append((probabilities[-1] if probabilities else 1.0) * node.probabilities[taken])
                 if taken not in node.children:
                     places += 1
                     (followers,) = walk.expand([(node.place, node.tokens[taken])])
@@ -125,7 +125,7 @@ class ADEDState(DraftState):
                 node = node.children[taken]
             if not path:
                 break
-            reward = sum(chances) / len(chances)
+            reward = sum(probabilities) / len(probabilities)
             for above, index in path:
                 above.visits[index] += 1
                 above.rewards[index] += reward
@@ -133,10 +133,10 @@ class ADEDState(DraftState):
         self._collect(tree, root, -1, 1.0)
         return tree.build()
 
-    def _collect(self, tree: TokenTree, node: Node, parent: int, chance: float) -> None:
+    def _collect(self, tree: TokenTree, node: Node, parent: int, probability: float) -> None:
         for index, child in node.children.items():
-            kind = min(int(node.chances[index] * BINS), BINS - 1)
-            value = chance * min(0.999, node.chances[index] * self.rates.rate(kind) / ((kind + 0.5) / BINS))
+            kind = min(int(node.probabilities[index] * BINS), BINS - 1)
+            value = probability * min(0.999, node.probabilities[index] * self.rates.rate(kind) / ((kind + 0.5) / BINS))
             place = tree.add(node.tokens[index], parent, value, kind)
             self._collect(tree, child, place, value)
 

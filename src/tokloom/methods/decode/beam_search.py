@@ -29,7 +29,7 @@ def expand(beam: Sequence[Branch], expansions: int, stride: int) -> list[Branch]
     done = [branch for branch in beam if branch.ended is not None]
     for branch in beam:
         if branch.ended is None:
-            for token, _ in branch.likeliest(expansions):
+            for token, _ in branch.most_probable(expansions):
                 grown.append(branch.fork())
                 tokens.append(token)
     advance(grown, tokens, stride - 1)
@@ -43,7 +43,7 @@ def follow(branches: Sequence[Branch], steps: int) -> None:
         going = [branch for branch in branches if branch.ended is None]
         if not going:
             return
-        advance(going, [branch.likeliest(1)[0][0] for branch in going], steps - step - 1)
+        advance(going, [branch.most_probable(1)[0][0] for branch in going], steps - step - 1)
 
 
 def best(branches: Sequence[Branch], scores: Sequence[float], count: int) -> list[Branch]:

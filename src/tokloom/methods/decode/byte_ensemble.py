@@ -31,7 +31,7 @@ from tokloom.registry import method
 from tokloom.tokenize.byte_vocabulary import END, ByteVocabulary
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.models.language_model import LanguageModel
     from tokloom.tokenize.vocabulary import Vocabulary
 
@@ -61,7 +61,7 @@ class ByteEnsemble(Predictor):
     def unit(self) -> str:
         return "bytes"
 
-    def start(self, host: Host) -> EnsemblePrediction:
+    def start(self, host: RequestContext) -> EnsemblePrediction:
         count = len(self.others) + 1
         weights = self.weights or (1.0,) * count
         if len(weights) != count or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
@@ -74,7 +74,9 @@ class ByteEnsemble(Predictor):
 class EnsemblePrediction(Prediction):
     """The bytes of one request, as all members see them."""
 
-    def __init__(self, host: Host, members: list[BytePrediction], weights: Sequence[float], mixture: str) -> None:
+    def __init__(
+        self, host: RequestContext, members: list[BytePrediction], weights: Sequence[float], mixture: str
+    ) -> None:
         super().__init__(host)
         self.members, self.mixture = members, mixture
         self.weights = torch.tensor(weights, dtype=torch.float64) / sum(weights)
@@ -95,8 +97,8 @@ class EnsemblePrediction(Prediction):
     def encode(self, text: str) -> list[int]:
         return self.vocabulary.tokenize(text)
 
-    def room(self) -> int:
-        return min(member.room() for member in self.members)
+    def max_draft_tokens(self) -> int:
+        return min(member.max_draft_tokens() for member in self.members)
 
     def fork(self) -> EnsemblePrediction:
         other = copy(self)

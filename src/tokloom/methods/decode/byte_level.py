@@ -33,8 +33,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from tokloom.attention.policy import UNLIMITED
 from tokloom.decode.prediction import Prediction, Predictor
+from tokloom.kv.keeper import UNLIMITED
 from tokloom.kv.store import Step
 from tokloom.methods.decode._covers import Cover, Covers, Known
 from tokloom.registry import method
@@ -42,13 +42,13 @@ from tokloom.tokenize.byte_vocabulary import END, ByteVocabulary
 from tokloom.tokenize.encodings import START
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.kv.store import KVStore
     from tokloom.tokenize.vocabulary import Vocabulary
 
 REOPENED = 64
 """Bytes of the prompt's end that other covers are looked for in."""
-MOST = 64
+MAXIMUM = 64
 """Bytes that one pass may add."""
 
 
@@ -65,7 +65,7 @@ class ByteLevel(Predictor):
     def unit(self) -> str:
         return "bytes"
 
-    def start(self, host: Host) -> BytePrediction:
+    def start(self, host: RequestContext) -> BytePrediction:
         _ = host.model.vocabulary.encodings  # refuses what can't be taken apart
         return BytePrediction(host, self)
 
@@ -79,7 +79,7 @@ class BytePrediction(Prediction):
     root: Cover
     store: KVStore
 
-    def __init__(self, host: Host, options: ByteLevel) -> None:
+    def __init__(self, host: RequestContext, options: ByteLevel) -> None:
         super().__init__(host)
         self.options = options
         self.counts = {"read rows": 0, "read passes": 0}
@@ -104,9 +104,9 @@ class BytePrediction(Prediction):
     def encode(self, text: str) -> list[int]:
         return self.vocabulary.tokenize(text)
 
-    def room(self) -> int:
+    def max_draft_tokens(self) -> int:
         """Rows are tokens that may not stay; a policy that counts tokens gets them byte by byte."""
-        return MOST if self.host.room() >= UNLIMITED else 1
+        return MAXIMUM if self.host.max_draft_tokens() >= UNLIMITED else 1
 
     def fork(self) -> BytePrediction:
         other = copy(self)
@@ -187,7 +187,7 @@ class BytePrediction(Prediction):
         read: dict[Cover, Known] = {}
         if seen:
             nodes = sorted(seen, key=lambda node: node.start)
-            held = {n for each in begin.open if each.chances is not None for n in each.node.path(self.root)}
+            held = {n for each in begin.open if each.probabilities is not None for n in each.node.path(self.root)}
             rows = self._read(nodes)
             read = {node: begin.read(node, row) for node, row in zip(nodes, rows, strict=True) if node not in held}
         elif len(ahead) == 1:

@@ -30,17 +30,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from tokloom.decode.candidates import chances as probabilities
-from tokloom.decode.candidates import likeliest
+from tokloom.attention.policy import AttentionPolicy
+from tokloom.decode.candidates import probabilities_of, top_tokens
 from tokloom.decode.draft_source import DraftSource, Followers, SourceState, Walk
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.decode.prediction import Prediction
 from tokloom.engine.forward import forward, new_store
 from tokloom.errors import CompositionError
 from tokloom.kv.store import Step
-from tokloom.methods.attention.dense import Dense
 from tokloom.models.load import load
 from tokloom.models.translation import translate
 from tokloom.registry import method
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 
 BINS = 10
 CHUNK = 512
-MOST_BACK = 4
+MAX_BACK = 4
 """Tokens of a word that are taken back where the text ends inside of it."""
 
 
@@ -85,9 +84,9 @@ class DraftModelState(SourceState, DraftState):
         self.options, self.draft = options, draft
         self.same = target is draft or target.vocabulary.token_bytes == draft.vocabulary.token_bytes
         self.target = target
-        self.store = new_store(draft, Dense(), 0)
+        self.store = new_store(draft, AttentionPolicy(), 0)
         self.tokens: list[int] = []
-        self.rates = Calibration([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])  # two models agree more often
+        self.rates = HitRates([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])  # two models agree more often
 
     def read(self, tokens: Sequence[int], known: int = 0) -> None:
         """The prompt is read when the first draft is asked for."""
@@ -111,32 +110,32 @@ class DraftModelState(SourceState, DraftState):
             depth = min(depth, request.depth)
         if not text or len(text) + depth > self.draft.window:
             return DraftTree()
-        drafted, chances, kinds = self._chain(text, depth, begun)
+        drafted, probabilities, kinds = self._chain(text, depth, begun)
         if alike:
-            return DraftTree.chain(drafted, chances, kinds)
-        return self._in_tokens_of(vocabulary, drafted, chances, request.limit, len(begun))
+            return DraftTree.chain(drafted, probabilities, kinds)
+        return self._in_tokens_of(vocabulary, drafted, probabilities, request.limit, len(begun))
 
     def _chain(self, text: list[int], depth: int, begun: bytes) -> tuple[list[int], list[float], list[int]]:
         drafted: list[int] = []
-        chances: list[float] = []
+        probabilities: list[float] = []
         kinds: list[int] = []
-        chance, logits = 1.0, self.after(text)
+        probability, logits = 1.0, self.after(text)
         if begun:
             logits = self._beginning(logits, begun)
         while True:
-            best = likeliest(logits, 1)
-            token, given = int(best[0, 0]), float(probabilities(logits, best)[0, 0])
+            best = top_tokens(logits, 1)
+            token, given = int(best[0, 0]), float(probabilities_of(logits, best)[0, 0])
             kind = min(int(given * BINS), BINS - 1)
-            chance *= min(0.999, given * self.rates.rate(kind) / ((kind + 0.5) / BINS))
-            if chance < self.options.threshold or token in self.draft.eos_ids:
+            probability *= min(0.999, given * self.rates.rate(kind) / ((kind + 0.5) / BINS))
+            if probability < self.options.threshold or token in self.draft.eos_ids:
                 break
             drafted.append(token)
-            chances.append(chance)
+            probabilities.append(probability)
             kinds.append(kind)
             if len(drafted) == depth:
                 break
             logits = self.after([*text, *drafted])
-        return drafted, chances, kinds
+        return drafted, probabilities, kinds
 
     @torch.inference_mode()
     def after(self, text: list[int]) -> torch.Tensor:
@@ -163,7 +162,7 @@ class DraftModelState(SourceState, DraftState):
         vocabulary = self.draft.vocabulary
         table = vocabulary.token_bytes
         first = len(text)
-        while first > 1 and len(text) - first < MOST_BACK and text[first - 1] not in vocabulary.special_ids:
+        while first > 1 and len(text) - first < MAX_BACK and text[first - 1] not in vocabulary.special_ids:
             first -= 1
             if table[text[first]][:1].isspace():
                 break
@@ -183,7 +182,7 @@ class DraftModelState(SourceState, DraftState):
         return torch.from_numpy(scores).to(logits.device)
 
     def _in_tokens_of(
-        self, vocabulary: Vocabulary, drafted: list[int], chances: list[float], limit: int, written: int
+        self, vocabulary: Vocabulary, drafted: list[int], probabilities: list[float], limit: int, written: int
     ) -> DraftTree:
         """Drafted tokens in those of another vocabulary; each with the chance of the draft that completes it.
 
@@ -200,7 +199,7 @@ class DraftModelState(SourceState, DraftState):
             if complete is None or token in vocabulary.special_ids:
                 break
             tokens.append(token)
-            lowered.append(chances[complete])
+            lowered.append(probabilities[complete])
         return DraftTree.chain(tokens, lowered, [-1] * len(tokens))
 
     # --- a tree
@@ -244,5 +243,5 @@ class DraftModelWalk(Walk):
         return self._followers(logits[-len(nodes) :])
 
     def _followers(self, logits: torch.Tensor) -> list[Followers]:
-        top = likeliest(logits, self.state.options.candidates)
-        return [Followers(tokens, given) for tokens, given in zip(top, probabilities(logits, top), strict=True)]
+        top = top_tokens(logits, self.state.options.candidates)
+        return [Followers(tokens, given) for tokens, given in zip(top, probabilities_of(logits, top), strict=True)]

@@ -30,7 +30,7 @@ from tokloom import registry
 from tokloom.decode.draft_source import DraftSource, Followers
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.decode.prediction import Prediction
 from tokloom.decode.token_tree import TokenTree
 from tokloom.registry import method
@@ -75,7 +75,7 @@ class DySpecState(DraftState):
     def __init__(self, options: DySpec, model: LanguageModel) -> None:
         self.options = options
         self.source = registry.build(options.source, DraftSource, "dyspec:source").start(model)
-        self.rates = Calibration([(i + 0.5) / BINS for i in range(BINS)])
+        self.rates = HitRates([(i + 0.5) / BINS for i in range(BINS)])
 
     def check(self, prediction: Prediction) -> None:
         self.source.check_tree(prediction)
@@ -96,7 +96,7 @@ class DySpecState(DraftState):
 
         def offer(node: int, place: int, depth: int, siblings: list[Sibling], rank: int) -> None:
             if rank < len(siblings) and depth <= self.options.depth:
-                value = (tree.chances[node] if node >= 0 else 1.0) * siblings[rank][1]
+                value = (tree.probabilities[node] if node >= 0 else 1.0) * siblings[rank][1]
                 if value >= self.options.threshold:
                     heappush(heap, (-value, len(places) + rank, node, place, depth, siblings, rank))
 
@@ -137,7 +137,7 @@ class DySpecState(DraftState):
         """The candidates with the chances that they turned out to have, none above the one before it."""
         siblings: list[Sibling] = []
         highest = 0.999
-        for token, given in zip(followers.tokens.tolist(), followers.chances.tolist(), strict=True):
+        for token, given in zip(followers.tokens.tolist(), followers.probabilities.tolist(), strict=True):
             kind = min(int(given * BINS), BINS - 1)
             highest = min(highest, given * self.rates.rate(kind) / ((kind + 0.5) / BINS))
             siblings.append((token, highest, kind))

@@ -44,11 +44,11 @@ from tokloom.models.translation import translate
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.models.language_model import LanguageModel
     from tokloom.tokenize.vocabulary import Vocabulary
 
-MOST_ROWS = 64
+MAX_ROWS = 64
 """Tokens of the other model that are read in one pass."""
 
 
@@ -87,7 +87,7 @@ class EntropyAdaptive(Predictor):
     def unit(self) -> str:
         return "tokens" if self.base is None else registry.build(self.base, Predictor, "base").unit
 
-    def start(self, host: Host) -> Prediction:
+    def start(self, host: RequestContext) -> Prediction:
         large, small = (self._through(each) for each in (host, host.beside(self._small(host.model))))
         if large.vocabulary.token_bytes != small.vocabulary.token_bytes:
             raise CompositionError(
@@ -96,7 +96,7 @@ class EntropyAdaptive(Predictor):
             )  # fmt: skip
         return AdaptivePrediction(host, self, large, small)
 
-    def _through(self, host: Host) -> Prediction:
+    def _through(self, host: RequestContext) -> Prediction:
         return PlainPrediction(host) if self.base is None else registry.build(self.base, Predictor, "base").start(host)
 
     def _small(self, large: LanguageModel) -> LanguageModel:
@@ -113,7 +113,7 @@ class EntropyAdaptive(Predictor):
 class AdaptivePrediction(Prediction):
     """Two predictions over the same text; one of them at work."""
 
-    def __init__(self, host: Host, options: EntropyAdaptive, large: Prediction, small: Prediction) -> None:
+    def __init__(self, host: RequestContext, options: EntropyAdaptive, large: Prediction, small: Prediction) -> None:
         super().__init__(host)
         self.options = options
         self.both = {"large": large, "small": small}
@@ -171,10 +171,10 @@ class AdaptivePrediction(Prediction):
         self.read[self.active] = len(self.text)
         self._note(self.logits[path])
 
-    def room(self) -> int:
+    def max_draft_tokens(self) -> int:
         """Where the models may change after the next token, no further one is drafted."""
-        certain = max(1, self.options.stay - self.since) if self._next() == self.active else self.options.stay
-        return min(self.both[self.active].room(), certain)
+        forced = max(1, self.options.stay - self.since) if self._next() == self.active else self.options.stay
+        return min(self.both[self.active].max_draft_tokens(), forced)
 
     def _next(self) -> str:
         """The model that predicts the next token."""
@@ -204,7 +204,7 @@ class AdaptivePrediction(Prediction):
             self._begin(lambda done: None)
         prediction = self.both[self.active]
         while (start := self.read[self.active]) < len(self.text):
-            missed = self.text[start : start + min(prediction.room(), MOST_ROWS)]
+            missed = self.text[start : start + min(prediction.max_draft_tokens(), MAX_ROWS)]
             rows = range(len(missed))
             step = Step(tuple(start + row for row in rows), device, parents=tuple(row - 1 for row in rows))
             prediction.rows(missed, step)

@@ -32,7 +32,7 @@ from tokloom.models.load import load
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.models.language_model import LanguageModel
 
 
@@ -53,7 +53,7 @@ class GuidedDiffusion(Denoiser):
     block: int = Field(default=32, ge=1)
     """Tokens that are denoised together."""
 
-    def start(self, host: Host) -> Unmasking:
+    def start(self, host: RequestContext) -> Unmasking:
         guide = loaded(self.guide)
         if guide.vocabulary.token_bytes != host.model.vocabulary.token_bytes:
             raise CompositionError(f"guide {self.guide}", host.model.name, "their vocabularies differ")
@@ -63,7 +63,7 @@ class GuidedDiffusion(Denoiser):
 class Guided(Unmasking):
     """The guide with what it has read."""
 
-    def __init__(self, host: Host, options: GuidedDiffusion) -> None:
+    def __init__(self, host: RequestContext, options: GuidedDiffusion) -> None:
         super().__init__()
         self.host, self.options = host, options
         self._margin = math.log(options.tolerance)

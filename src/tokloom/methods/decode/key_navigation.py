@@ -35,7 +35,7 @@ from tokloom.errors import SpecError
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
 
 PENALTY = 1e4
 """Taken off the logits of explored first tokens; a constraint that allows no others still finds the best of them."""
@@ -60,7 +60,7 @@ class KeyNavigation(Predictor):
                 "key_navigation:before", self.before, "a text with at most {number} in braces"
             ) from None  # fmt: skip
 
-    def start(self, host: Host) -> Prediction:
+    def start(self, host: RequestContext) -> Prediction:
         return NavigatedPrediction(host, self)
 
     def listed(self) -> str:
@@ -74,7 +74,7 @@ class NavigatedPrediction(PlainPrediction):
 
     reads_opening = False
 
-    def __init__(self, host: Host, options: KeyNavigation) -> None:
+    def __init__(self, host: RequestContext, options: KeyNavigation) -> None:
         super().__init__(host)
         listed = options.listed()
         self.list = host.model.encode(listed) if listed else []

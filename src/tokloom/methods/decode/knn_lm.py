@@ -33,12 +33,12 @@ from tokloom.prepared import Prepared
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.models.language_model import LanguageModel
 
 
 @method(stage="decode")
-class KnnLM(Prepared, Predictor):
+class KNNLM(Prepared, Predictor):
     """`tokloom prepare knn_lm:datastore=PATH FILE ...` builds the datastore."""
 
     needs: ClassVar[tuple[str, ...]] = ("logits", "hidden_states")
@@ -57,8 +57,8 @@ class KnnLM(Prepared, Predictor):
     """When building, whose hidden states are the keys: 0 is what goes into the last layer's MLP; i > 0 what the i-th
     layer gives, -1 what the head sees."""
 
-    def start(self, host: Host) -> Prediction:
-        return KnnPrediction(host, self, Datastore(self.datastore))
+    def start(self, host: RequestContext) -> Prediction:
+        return KNNPrediction(host, self, Datastore(self.datastore))
 
     def prepare(self, model: LanguageModel, texts: Sequence[str], progress: Progress | None = None) -> dict[str, Any]:
         about = build(self.datastore, model, texts, layer=self.layer, progress=progress)
@@ -68,10 +68,10 @@ class KnnLM(Prepared, Predictor):
         }  # fmt: skip
 
 
-class KnnPrediction(AdjustedPrediction):
+class KNNPrediction(AdjustedPrediction):
     """The model's prediction over one store, mixed row by row."""
 
-    def __init__(self, host: Host, options: KnnLM, datastore: Datastore) -> None:
+    def __init__(self, host: RequestContext, options: KNNLM, datastore: Datastore) -> None:
         about = datastore.about
         size = host.model.vocabulary.size
         if (about.model, about.vocabulary) != (host.model.name, size):

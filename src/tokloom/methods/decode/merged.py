@@ -31,7 +31,7 @@ from pydantic import Field
 from tokloom import registry
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.decode.prediction import Prediction
 from tokloom.errors import SpecError
 from tokloom.registry import method
@@ -105,8 +105,8 @@ class Union:
                 self.levels.append([0] * self.parts)
                 self.marks.append([None] * self.parts)
             places.append(place)
-            base = tree.chances[parent] if parent >= 0 else 1.0
-            self.levels[place][part] = level_of(tree.chances[node] / base if base > 0 else 0.0)
+            base = tree.probabilities[parent] if parent >= 0 else 1.0
+            self.levels[place][part] = level_of(tree.probabilities[node] / base if base > 0 else 0.0)
             self.marks[place][part] = tree.marks[node] if tree.marks else None
 
 
@@ -115,7 +115,7 @@ class MergedState(DraftState):
 
     def __init__(self, options: Merged, parts: list[DraftState]) -> None:
         self.options, self.parts = options, parts
-        self.rates = Calibration(first_guess(levels) for levels in product(MIDDLES, repeat=len(parts)))
+        self.rates = HitRates(first_guess(levels) for levels in product(MIDDLES, repeat=len(parts)))
 
     def check(self, prediction: Prediction) -> None:
         for part in self.parts:
@@ -126,15 +126,15 @@ class MergedState(DraftState):
             part.read(tokens, known)
 
     def propose(self, request: DraftRequest) -> DraftTree:
-        request = replace(request, least=HOPE * request.least)
+        request = replace(request, minimum=HOPE * request.minimum)
         union = Union(len(self.parts))
         for index, part in enumerate(self.parts):
             union.take(index, part.propose(request))
-        chances: list[float] = []
+        probabilities: list[float] = []
         for parent, levels in zip(union.parents, union.levels, strict=True):
-            chances.append((chances[parent] if parent >= 0 else 1.0) * self.rates.rate(self.kind(levels)))
+            probabilities.append((probabilities[parent] if parent >= 0 else 1.0) * self.rates.rate(self.kind(levels)))
         marks = tuple(zip(union.levels, union.marks, strict=True))
-        tree = DraftTree(tuple(union.tokens), tuple(union.parents), tuple(chances), marks)
+        tree = DraftTree(tuple(union.tokens), tuple(union.parents), tuple(probabilities), marks)
         limit = min(request.limit, self.options.nodes)
         return tree if len(tree) <= limit else tree.top(limit, len(tree))
 
@@ -173,14 +173,14 @@ class MergedState(DraftState):
             part.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
 
 
-def first_guess(chances: Sequence[float]) -> float:
+def first_guess(probabilities: Sequence[float]) -> float:
     """Chance of a node that the parts give these chances, 0 where they did not draft it."""
-    highest, drafted = max(chances), sum(chance > 0 for chance in chances)
+    highest, drafted = max(probabilities), sum(probability > 0 for probability in probabilities)
     if drafted < 2:
-        return highest if len(chances) == 1 else 0.8 * highest
-    return (highest + 1 - prod(1 - chance for chance in chances)) / 2
+        return highest if len(probabilities) == 1 else 0.8 * highest
+    return (highest + 1 - prod(1 - probability for probability in probabilities)) / 2
 
 
-def level_of(chance: float) -> int:
+def level_of(probability: float) -> int:
     """The level, 1 to `LEVELS`, of a chance given the parent."""
-    return 1 + bisect_right(EDGES, chance)
+    return 1 + bisect_right(EDGES, probability)

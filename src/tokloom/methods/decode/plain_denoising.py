@@ -15,7 +15,7 @@ from tokloom.decode.denoiser import Denoiser, Proposals, Unmasking
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
 
 
 @method(stage="decode")
@@ -25,7 +25,7 @@ class PlainDenoising(Denoiser):
     block: int = Field(default=32, ge=1)
     """Tokens that are denoised together."""
 
-    def start(self, host: Host) -> Unmasking:
+    def start(self, host: RequestContext) -> Unmasking:
         return Surest(self.tokens)
 
 
@@ -35,5 +35,5 @@ class Surest(Unmasking):
         self.tokens = tokens
 
     def choose(self, proposals: Proposals) -> dict[int, int]:
-        order = sorted(range(len(proposals.places)), key=lambda i: -proposals.chances[i])
+        order = sorted(range(len(proposals.places)), key=lambda i: -proposals.probabilities[i])
         return {proposals.places[i]: proposals.tokens[i] for i in order[: self.tokens]}

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -64,21 +64,21 @@ class LookupState(DraftState):
 
     def __init__(self, options: PromptLookup) -> None:
         self.options = options
-        self.rates = Calibration([self.FURTHER, *(1 - 0.7**n for n in range(1, options.longest + 1))])
+        self.rates = HitRates([self.FURTHER, *(1 - 0.7**n for n in range(1, options.longest + 1))])
 
     def propose(self, request: DraftRequest) -> DraftTree:
         place, size = self.find(request.tokens)
-        most = min(self.options.length, request.limit)
+        maximum = min(self.options.length, request.limit)
         # where the copy reaches the text's end, the text repeats itself and may go on to do so
-        copied = list(islice(cycle(request.tokens[place : place + most]), most)) if size else []
-        chance, chances = 1.0, []
+        copied = list(islice(cycle(request.tokens[place : place + maximum]), maximum)) if size else []
+        probability, probabilities = 1.0, []
         for i in range(len(copied)):
-            chance *= self.rates.rate(0 if i else size)
-            if chance < request.least:
+            probability *= self.rates.rate(0 if i else size)
+            if probability < request.minimum:
                 break
-            chances.append(chance)
-        marks = [0 if i else size for i in range(len(chances))]
-        return DraftTree.chain(copied[: len(chances)], chances, marks)
+            probabilities.append(probability)
+        marks = [0 if i else size for i in range(len(probabilities))]
+        return DraftTree.chain(copied[: len(probabilities)], probabilities, marks)
 
     def find(self, tokens: Sequence[int]) -> tuple[int, int]:
         """Where the text goes on after the latest earlier place of its last n tokens, and n; 0, 0 if there is none."""

@@ -37,7 +37,7 @@ from pydantic import Field
 
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.engine.forward import forward
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.errors import SpecError
@@ -85,7 +85,7 @@ class SortedState(DraftState):
 
     def __init__(self, options: S2D, submodels: list[tuple[int, LanguageModel]]) -> None:
         self.options, self.submodels = options, submodels
-        self.rates = Calibration([(i + 0.5) / BINS for _ in submodels for i in range(BINS)])
+        self.rates = HitRates([(i + 0.5) / BINS for _ in submodels for i in range(BINS)])
 
     def propose(self, request: DraftRequest) -> DraftTree:
         text, limit = list(request.tokens), min(self.options.length, request.limit, request.depth)
@@ -95,21 +95,21 @@ class SortedState(DraftState):
         if store.seen != len(text) - 1 or not store.can_try(limit):
             return DraftTree()
         drafted: list[int] = []
-        chances: list[float] = []
+        probabilities: list[float] = []
         marks: list[int] = []
-        chance = 1.0
+        probability = 1.0
         try:
             while len(drafted) < limit:
                 token, mark = self.next_token(store, [*text, *drafted])
                 if mark < 0:
                     break
-                chance *= self.rates.rate(mark)
+                probability *= self.rates.rate(mark)
                 drafted.append(token)
-                chances.append(chance)
+                probabilities.append(probability)
                 marks.append(mark)
         finally:
             store.rewind(len(text) - 1)
-        return DraftTree.chain(drafted, chances, marks)
+        return DraftTree.chain(drafted, probabilities, marks)
 
     def next_token(self, store: KVStore, text: list[int]) -> tuple[int, int]:
         """What the first sure sub-model says after `text`, and which rate it goes by; -1 if none is sure.
@@ -120,7 +120,7 @@ class SortedState(DraftState):
             store.rewind(known)  # lower layers are ahead, and read these tokens again
             step = Step(tuple(range(known, len(text))), model.device)
             logits = forward(model, store, text[known:], step, all_logits=False)[-1]
-            token, confidence = likeliest(logits)
+            token, confidence = most_probable(logits)
             if confidence >= self.options.threshold:
                 return token, which * BINS + min(int(confidence * BINS), BINS - 1)
         return 0, -1
@@ -138,7 +138,7 @@ class SortedState(DraftState):
         self.rates.counts = arrays["rates"]
 
 
-def likeliest(logits: torch.Tensor) -> tuple[int, float]:
+def most_probable(logits: torch.Tensor) -> tuple[int, float]:
     """The likeliest token of (vocabulary,) and its probability."""
     # numpy on a CPU: torch's threads would wait actively where the next pass needs the cores
     scores = logits.cpu().numpy()

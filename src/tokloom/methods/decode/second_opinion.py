@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
+from tokloom.attention.policy import AttentionPolicy
 from tokloom.decode.search import Candidate, Verifier
 from tokloom.engine.forward import forward, new_store
 from tokloom.kv.store import Step
-from tokloom.methods.attention.dense import Dense
 from tokloom.models.load import load
 from tokloom.registry import method
 
@@ -49,6 +49,6 @@ class SecondOpinion(Verifier):
         if len(tokens) == len(before):
             return 0.0
         step = Step(tuple(range(len(tokens))), other.device, prompt=True)
-        logits = forward(other, new_store(other, Dense(), len(tokens)), tokens, step, all_logits=True)
+        logits = forward(other, new_store(other, AttentionPolicy(), len(tokens)), tokens, step, all_logits=True)
         scores = logits[len(before) - 1 : -1].log_softmax(-1)
         return float(scores.gather(-1, torch.tensor(tokens[len(before) :])[:, None]).mean())

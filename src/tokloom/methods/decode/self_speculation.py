@@ -8,7 +8,8 @@ Formula: a selecting attention policy keeps every key and value. So drafts are m
 Shapes: a chain of up to `depth` tokens.
 Effect: no second model and no second cache, and exactly the text of the request's own attention. It pays where reading
     the cache is most of a pass: at 8k tokens of context a drafting pass of this model takes half of a dense one.
-Differs: drafting waits until the context is `least` times the policy's budget; before that a draft costs what it saves.
+Differs: drafting waits until the context is `min_context` times the policy's budget; before
+    that a draft costs what it saves.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from pydantic import Field
 from tokloom import registry
 from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.policy import Calibration as PolicyCalibration
-from tokloom.decode.candidates import chances as probabilities
-from tokloom.decode.candidates import likeliest
+from tokloom.decode.candidates import probabilities_of, top_tokens
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.decode.prediction import REWINDING, Prediction
 from tokloom.engine.forward import calibrated
 from tokloom.engine.prediction import PlainPrediction
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
 
-@method(stage="decode")
+@method(stage="decode", renamed={"least": "min_context"})
 class SelfSpeculation(Drafter):
     """One model, one cache, two attentions."""
 
@@ -50,7 +50,7 @@ class SelfSpeculation(Drafter):
     """Most tokens drafted in a chain."""
     threshold: float = Field(default=0.4, ge=0, lt=1)
     """A chain ends where the chance that all of it is right falls below this."""
-    least: float = Field(default=4.0, ge=0)
+    min_context: float = Field(default=4.0, ge=0)
     """Drafting begins at a context of so many times the policy's budget."""
 
     def __post_init__(self) -> None:
@@ -74,8 +74,8 @@ class SelfSpeculationState(DraftState):
 
     def __init__(self, options: SelfSpeculation, policy: AttentionPolicy, calibration: PolicyCalibration) -> None:
         self.options, self.policy, self.calibration = options, policy, calibration
-        self.least = int(options.least * getattr(policy, "budget", 0))
-        self.rates = Calibration([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])
+        self.min_context = int(options.min_context * getattr(policy, "budget", 0))
+        self.rates = HitRates([0.3 + 0.7 * (i + 0.5) / BINS for i in range(BINS)])
 
     def check(self, prediction: Prediction) -> None:
         if not isinstance(prediction, PlainPrediction):
@@ -86,27 +86,27 @@ class SelfSpeculationState(DraftState):
     def propose(self, request: DraftRequest) -> DraftTree:
         prediction, tokens = cast("PlainPrediction", request.prediction), request.tokens
         store = prediction.store
-        depth = min(self.options.depth, request.limit, request.depth, self.policy.room(store.seen))
-        if len(tokens) < self.least or len(tokens) + depth > prediction.window:
+        depth = min(self.options.depth, request.limit, request.depth, self.policy.max_draft_tokens(store.seen))
+        if len(tokens) < self.min_context or len(tokens) + depth > prediction.window:
             return DraftTree()
         drafted: list[int] = []
-        chances: list[float] = []
+        probabilities: list[float] = []
         kinds: list[int] = []
-        chance, last = 1.0, tokens[-1]
+        probability, last = 1.0, tokens[-1]
         with store.trying(self.policy, self.calibration):
             while len(drafted) < depth:
                 step = Step((len(tokens) - 1 + len(drafted),), prediction.host.model.device)
                 logits = prediction.host.forward(store, [last], step).logits
-                best = likeliest(logits, 1)
-                last, given = int(best[0, 0]), float(probabilities(logits, best)[0, 0])
+                best = top_tokens(logits, 1)
+                last, given = int(best[0, 0]), float(probabilities_of(logits, best)[0, 0])
                 kind = min(int(given * BINS), BINS - 1)
-                chance *= min(0.999, given * self.rates.rate(kind) / ((kind + 0.5) / BINS))
-                if chance < self.options.threshold or last in prediction.eos_ids:
+                probability *= min(0.999, given * self.rates.rate(kind) / ((kind + 0.5) / BINS))
+                if probability < self.options.threshold or last in prediction.eos_ids:
                     break
                 drafted.append(last)
-                chances.append(chance)
+                probabilities.append(probability)
                 kinds.append(kind)
-        return DraftTree.chain(drafted, chances, kinds)
+        return DraftTree.chain(drafted, probabilities, kinds)
 
     def observe(self, seen: Verified) -> None:
         """The model stays as it is."""

@@ -35,21 +35,21 @@ from tokloom.models.submodel import submodel
 from tokloom.registry import method
 
 if TYPE_CHECKING:
-    from tokloom.engine.host import Host
+    from tokloom.engine.request_context import RequestContext
     from tokloom.kv.store import Step
 
 
-MOST_ROWS = 64
+MAX_ROWS = 64
 """A pass has no more."""
 
 
-@method(stage="decode")
+@method(stage="decode", renamed={"most": "max_share", "least": "min_share"})
 class SkipDecode(Predictor):
     """State in the store: layers that were skipped hold fewer tokens."""
 
-    most: float = Field(default=1.0, gt=0, le=1)
+    max_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the layers that the first output token goes through."""
-    least: float = Field(default=0.8, gt=0, le=1)
+    min_share: float = Field(default=0.8, gt=0, le=1)
     """Share of the layers that the last one goes through."""
     warmup: int | None = Field(default=None, ge=1)
     """Layers at the bottom that are never skipped; null: half of all. The paper's models have 1."""
@@ -57,16 +57,16 @@ class SkipDecode(Predictor):
     """Output tokens over which the number falls; null: as many as the request may have."""
 
     def __post_init__(self) -> None:
-        if self.least > self.most:
-            raise SpecError("skip_decode:least", self.least, f"at most most, {self.most}")
+        if self.min_share > self.max_share:
+            raise SpecError("skip_decode:least", self.min_share, f"at most most, {self.max_share}")
 
-    def start(self, host: Host) -> Prediction:
+    def start(self, host: RequestContext) -> Prediction:
         return SkippingPrediction(host, self)
 
     def run(self, token: int, tokens: int, count: int) -> int:
         """How many layers, of `count`, output token `token` of at most `tokens` goes through."""
         fallen = min(token / max(tokens - 1, 1), 1.0)
-        return max(self.lowest(count), round(count * (self.most - (self.most - self.least) * fallen)))
+        return max(self.lowest(count), round(count * (self.max_share - (self.max_share - self.min_share) * fallen)))
 
     def lowest(self, count: int) -> int:
         """How many layers, of `count`, are never skipped."""
@@ -78,7 +78,7 @@ class SkippingPrediction(PlainPrediction):
 
     reads_opening = False
 
-    def __init__(self, host: Host, options: SkipDecode) -> None:
+    def __init__(self, host: RequestContext, options: SkipDecode) -> None:
         self.options = options
         self.count: int = host.model.model.config.get_text_config().num_hidden_layers
         if options.warmup is not None and options.warmup > self.count:
@@ -116,8 +116,8 @@ class SkippingPrediction(PlainPrediction):
         self.running = layers
         self.part = self.host.beside(submodel(self.host.model, layers))
 
-    def room(self) -> int:
+    def max_draft_tokens(self) -> int:
         """Tokens until the schedule falls, if that comes before the attention's own limit."""
-        first, most = self.store.seen, min(super().room(), MOST_ROWS)
+        first, max_share = self.store.seen, min(super().max_draft_tokens(), MAX_ROWS)
         now = self.run(first)
-        return next((ahead for ahead in range(1, most) if self.run(first + ahead) != now), most)
+        return next((ahead for ahead in range(1, max_share) if self.run(first + ahead) != now), max_share)

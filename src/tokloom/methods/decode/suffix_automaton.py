@@ -33,7 +33,7 @@ from pydantic import Field
 
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
-from tokloom.decode.hit_rates import Calibration
+from tokloom.decode.hit_rates import HitRates
 from tokloom.decode.token_tree import TokenTree
 from tokloom.registry import method
 
@@ -181,7 +181,7 @@ class AutomatonState(DraftState):
         self.automaton = Automaton()
         self.texts: list[Text] = []
         """The one that grew last at the end."""
-        self.rates = Calibration(FIRST)
+        self.rates = HitRates(FIRST)
 
     def text(self, tokens: Sequence[int]) -> Text:
         """The text in the automaton, brought up to date."""
@@ -214,23 +214,23 @@ class AutomatonState(DraftState):
 
     def propose(self, request: DraftRequest) -> DraftTree:
         text = self.text(request.tokens)
-        automaton, rate, most = self.automaton, self.rates.rate, self.options.length
+        automaton, rate, maximum = self.automaton, self.rates.rate, self.options.length
         found = automaton.matches(text)
         tree = TokenTree(request.limit)
         starts: set[int] = set()
         for size, source, place, state in found:
-            copied = source.tokens[place : place + most]
-            if source is text and len(copied) < most:  # the text has come to what it repeats, and may go on to do so
-                copied = list(islice(cycle(copied), most))
+            copied = source.tokens[place : place + maximum]
+            if source is text and len(copied) < maximum:  # the text has come to what it repeats, and may go on to do so
+                copied = list(islice(cycle(copied), maximum))
             if copied[0] in starts:  # a shorter match that says the same
                 continue
-            chance, node = 1.0, -1
+            probability, node = 1.0, -1
             for further, token in enumerate(copied):
                 kind = kind_of(size + further, len(automaton.follow[state]), automaton.seen[state], len(starts))
-                chance *= rate(kind)
-                if chance < request.least:
+                probability *= rate(kind)
+                if probability < request.minimum:
                     break
-                node = tree.add(token, node, chance, kind)
+                node = tree.add(token, node, probability, kind)
                 state = automaton.after(state, token)
             starts.add(copied[0])
             if len(starts) == self.options.branches:

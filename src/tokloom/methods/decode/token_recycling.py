@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from tokloom.decode.candidates import likeliest
+from tokloom.decode.candidates import top_tokens
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftState
 from tokloom.registry import method
@@ -84,7 +84,7 @@ class RecyclingState(DraftState):
         same the last two times; the last two kinds are rows that the model has not been asked for, with only what
         followed in a text in front."""
         self.trials = [PRIOR] * self.KINDS
-        self.hits = [[PRIOR * chance for chance in first_guess(first, options.candidates)] for first in FIRST]
+        self.hits = [[PRIOR * probability for probability in first_guess(first, options.candidates)] for first in FIRST]
 
         self.rates = [self._rates_of(kind) for kind in range(self.KINDS)]
 
@@ -96,48 +96,50 @@ class RecyclingState(DraftState):
     def read(self, tokens: Sequence[int], known: int = 0) -> None:
         if not self.options.prompt:
             return
-        rows, most = self.rows, self.options.candidates
+        rows, maximum = self.rows, self.options.candidates
         for token, follower in pairwise(tokens[max(0, known - 1) :]):
             row = rows.get(token, NOTHING)[0]
             if row and row[0] == follower:
                 rows[token] = (row, self.KINDS - 1)
             else:
                 rest = [other for other in row if other != follower]
-                rows[token] = ([follower, *rest][:most], self.KINDS - 2)
+                rows[token] = ([follower, *rest][:maximum], self.KINDS - 2)
 
     def propose(self, request: DraftRequest) -> DraftTree:
-        rates, least, rows = self.rates, request.least, self.rows
-        most, depths = min(request.limit, self.options.nodes), self.options.depth
+        rates, minimum, rows = self.rates, request.minimum, self.rows
+        maximum, depths = min(request.limit, self.options.nodes), self.options.depth
         drafted: list[int] = []
         parents: list[int] = []
-        chances: list[float] = []
+        probabilities: list[float] = []
         # Each entry is the next child of a node: what goes before it in the order, the node, its candidates with their
         # rates, the child's rank and depth, and the node's own chance.
         heap: list[tuple[float, int, int, list[int], list[float], int, int, float]] = []
 
-        def offer(node: int, children: list[int], chance_of: list[float], rank: int, depth: int, base: float) -> None:
-            chance = base * chance_of[rank]
-            if rank < len(children) and chance >= least:
-                heappush(heap, (-chance, len(heap), node, children, chance_of, rank, depth, base))
+        def offer(
+            node: int, children: list[int], probability_of: list[float], rank: int, depth: int, base: float
+        ) -> None:
+            probability = base * probability_of[rank]
+            if rank < len(children) and probability >= minimum:
+                heappush(heap, (-probability, len(heap), node, children, probability_of, rank, depth, base))
 
         children, kind = rows.get(request.tokens[-1], NOTHING)
         offer(-1, children, rates[kind], 0, 1, 1.0)
-        while heap and len(drafted) < most:
-            chance, _, parent, children, chance_of, rank, depth, base = heappop(heap)
+        while heap and len(drafted) < maximum:
+            probability, _, parent, children, probability_of, rank, depth, base = heappop(heap)
             node, child = len(drafted), children[rank]
             drafted.append(child)
             parents.append(parent)
-            chances.append(-chance)
+            probabilities.append(-probability)
             if rank + 1 < len(children):
-                offer(parent, children, chance_of, rank + 1, depth, base)
+                offer(parent, children, probability_of, rank + 1, depth, base)
             if depth < depths and child in rows:
                 below, kind = rows[child]
-                offer(node, below, rates[kind], 0, depth + 1, -chance)
-        return DraftTree(tuple(drafted), tuple(parents), tuple(chances))
+                offer(node, below, rates[kind], 0, depth + 1, -probability)
+        return DraftTree(tuple(drafted), tuple(parents), tuple(probabilities))
 
     def observe(self, seen: Verified) -> None:
         count = min(self.options.candidates, seen.logits.shape[1])
-        top = likeliest(seen.logits, count)
+        top = top_tokens(seen.logits, count)
         led = leads(seen.logits, top)
         path = set(seen.path)
         before = [self.rows.get(token, NOTHING) for token in seen.tokens]

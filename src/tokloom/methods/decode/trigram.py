@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from tokloom.decode.candidates import chances, likeliest
+from tokloom.decode.candidates import probabilities_of, top_tokens
 from tokloom.decode.draft_source import UNKNOWN, DraftSource, Followers, SourceState, Walk
 from tokloom.registry import method
 
@@ -61,8 +61,8 @@ class TrigramState(SourceState):
     def read(self, tokens: Sequence[int], known: int = 0) -> None:
         fresh = tokens[max(0, known - 2) :]
         for before, last, follower in zip(fresh, fresh[1:], fresh[2:], strict=False):
-            certain = Followers(np.array([follower], dtype=np.int32), np.ones(1))
-            self.note(before, last, certain)
+            forced = Followers(np.array([follower], dtype=np.int32), np.ones(1))
+            self.note(before, last, forced)
 
     def note(self, before: int | None, last: int, followers: Followers) -> None:
         """Takes down what follows; the oldest pair makes room."""
@@ -81,9 +81,9 @@ class TrigramState(SourceState):
         if pair is None:
             return single
         weight = self.options.backoff
-        mixed = dict(zip(pair.tokens.tolist(), ((1 - weight) * pair.chances).tolist(), strict=True))
-        for token, chance in zip(single.tokens.tolist(), (weight * single.chances).tolist(), strict=True):
-            mixed[token] = mixed.get(token, 0.0) + chance
+        mixed = dict(zip(pair.tokens.tolist(), ((1 - weight) * pair.probabilities).tolist(), strict=True))
+        for token, probability in zip(single.tokens.tolist(), (weight * single.probabilities).tolist(), strict=True):
+            mixed[token] = mixed.get(token, 0.0) + probability
         order = sorted(mixed.items(), key=lambda item: -item[1])[: self.options.candidates]
         return Followers(np.array([t for t, _ in order], dtype=np.int32), np.array([c for _, c in order]))
 
@@ -91,8 +91,8 @@ class TrigramState(SourceState):
         return TrigramWalk(self, request.tokens)
 
     def observe(self, seen: Verified) -> None:
-        top = likeliest(seen.logits, min(self.options.candidates, seen.logits.shape[1]))
-        given = chances(seen.logits, top)
+        top = top_tokens(seen.logits, min(self.options.candidates, seen.logits.shape[1]))
+        given = probabilities_of(seen.logits, top)
         for row, (token, parent) in enumerate(zip(seen.tokens, seen.parents, strict=True)):
             before = seen.tokens[parent] if parent >= 0 else (seen.text[-2] if len(seen.text) > 1 else None)
             self.note(before, token, Followers(top[row], given[row]))
@@ -104,7 +104,7 @@ class TrigramState(SourceState):
             "contexts": np.array(contexts, dtype=np.int32).reshape(-1, 2),
             "sizes": np.array([len(table.tokens) for table in tables], dtype=np.int64),
             "tokens": np.concatenate([np.zeros(0, dtype=np.int32), *(table.tokens for table in tables)]),
-            "chances": np.concatenate([np.zeros(0), *(table.chances for table in tables)]),
+            "probabilities": np.concatenate([np.zeros(0), *(table.probabilities for table in tables)]),
         }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -112,7 +112,7 @@ class TrigramState(SourceState):
         self.pairs, self.singles = {}, {}
         for (before, last), end, size in zip(arrays["contexts"].tolist(), ends, arrays["sizes"], strict=True):
             held = slice(end - size, end)
-            followers = Followers(arrays["tokens"][held], arrays["chances"][held])
+            followers = Followers(arrays["tokens"][held], arrays["probabilities"][held])
             if before < 0:
                 self.singles[last] = followers
             else:

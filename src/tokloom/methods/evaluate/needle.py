@@ -164,8 +164,10 @@ class Needle(Task):
         depths = [depth, *(draw.random() for _ in needles[1:])]
         hidden = hide(texts, hay, start, depths, self.length, count)
         if hidden is None:
-            least = count(" ".join(texts))
-            raise BudgetError("needle:length", self.length, f"at least {least} tokens: template, question and needles")
+            minimum = count(" ".join(texts))
+            raise BudgetError(
+                "needle:length", self.length, f"at least {minimum} tokens: template, question and needles"
+            )
         text, reached = hidden
         numbers = tuple(number for _, number in needles[: self._asked])
         return Example(

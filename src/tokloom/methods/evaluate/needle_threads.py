@@ -65,8 +65,8 @@ class NeedleThreads(Task):
     """Draws the pairs and the threads."""
 
     def __post_init__(self) -> None:
-        most = 9 * 10 ** (self.digits - 1) // 8
-        if self.hops * self.threads > most:
+        maximum = 9 * 10 ** (self.digits - 1) // 8
+        if self.hops * self.threads > maximum:
             raise SpecError("needle_threads:digits", self.digits, f"enough digits for {self.hops * self.threads} pairs")
 
     def examples(self, model: LanguageModel) -> Iterator[Example]:
@@ -93,12 +93,12 @@ class NeedleThreads(Task):
             return len(model.encode_prompt(prompt(pairs), chat=False))
 
         links = [(thread[i], thread[i + 1]) for thread in threads for i in range(self.hops)]
-        least = count(links)
-        if least > self.length:
-            raise BudgetError("needle_threads:length", self.length, f"at least {least} tokens: question and threads")
+        minimum = count(links)
+        if minimum > self.length:
+            raise BudgetError("needle_threads:length", self.length, f"at least {minimum} tokens: question and threads")
         others: list[tuple[str, str]] = []
-        each = max(1, (count([*links, (pool[-1], pool[-2])]) - least))
-        while len(pool) > 2 and least + each * (len(others) + 1) <= self.length:
+        each = max(1, (count([*links, (pool[-1], pool[-2])]) - minimum))
+        while len(pool) > 2 and minimum + each * (len(others) + 1) <= self.length:
             others.append((pool.pop(), pool.pop()))
         while others and count([*links, *others]) > self.length:
             others.pop()

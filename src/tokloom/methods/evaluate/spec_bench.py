@@ -27,7 +27,7 @@ from pydantic import Field
 
 from tokloom.engine.request import Sampling
 from tokloom.errors import DocumentError
-from tokloom.evaluate.task import Example, Outcome, Task
+from tokloom.evaluate.task import DATA, Example, Outcome, Task
 from tokloom.registry import method
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 OTHERS = ("translation", "summarization", "qa", "math_reasoning", "rag")
 """Categories as they stand in the file; all others are MT-Bench's."""
 
-SHIPPED = Path(__file__).parent / "data" / "spec_bench.jsonl"
+SHIPPED = DATA / "spec_bench.jsonl"
 
 
 @method(stage="evaluate")

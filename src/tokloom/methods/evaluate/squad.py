@@ -31,14 +31,14 @@ from pydantic import Field
 from tokloom.context.selector import Document
 from tokloom.engine.request import Sampling
 from tokloom.errors import DocumentError
-from tokloom.evaluate.task import Example, Outcome, Task
+from tokloom.evaluate.task import DATA, Example, Outcome, Task
 from tokloom.registry import method
 
 if TYPE_CHECKING:
     from tokloom.engine.engine import Engine
     from tokloom.models.language_model import LanguageModel
 
-SHIPPED = Path(__file__).parent / "data" / "squad.jsonl"
+SHIPPED = DATA / "squad.jsonl"
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

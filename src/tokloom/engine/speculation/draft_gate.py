@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-LEAST = 0.004
+MINIMUM = 0.004
 """Passes that a proposal must be worth beyond what it takes."""
 
 
-class Pace:
+class DraftGate:
     """Compares what the drafter's proposals are worth with the time that it takes to make them and to learn.
 
     All in passes of one row. A proposal is worth what it is forecast to save: `Drafting` works that out of chances that
@@ -48,7 +48,7 @@ class Pace:
         """Proposals are worth more than they take."""
         if self.plain == 0:
             return True
-        return worth > LEAST + (self.asking + self.teaching) / self.plain
+        return worth > MINIMUM + (self.asking + self.teaching) / self.plain
 
     @property
     def learns(self) -> bool:

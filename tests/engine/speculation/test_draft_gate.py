@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tokloom.engine.speculation.pace import Pace
+from tokloom.engine.speculation.draft_gate import DraftGate
 
 
-def used(asking: float, worth: float, passes: int = 60) -> Pace:
+def used(asking: float, worth: float, passes: int = 60) -> DraftGate:
     """Plain passes of one second each, in which the drafter is asked."""
-    pace = Pace()
+    pace = DraftGate()
     for _ in range(passes):
         pace.passed(1.0)
         pace.asked(asking, worth)
@@ -18,7 +18,7 @@ def used(asking: float, worth: float, passes: int = 60) -> Pace:
 
 
 def test_a_drafter_is_asked_while_nothing_is_known_and_while_it_pays() -> None:
-    assert Pace().open(0.0)
+    assert DraftGate().open(0.0)
     assert used(0.01, 0.3).pays(0.3)
     assert not used(0.01, 0.3).pays(0.01)
 

@@ -8,7 +8,7 @@ import torch
 from tests import tiny_models
 from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import Job
-from tokloom.engine.host import Host
+from tokloom.engine.request_context import RequestContext
 from tokloom.errors import ArgumentError, CompositionError
 from tokloom.kv.store import Step
 from tokloom.methods.attention.dense import Dense
@@ -19,8 +19,8 @@ from tokloom.models.packed_linear import pack
 TOKENS = [5, 9, 12, 7, 31, 18, 40, 22, 11, 8, 17, 26]
 
 
-def host(model: LanguageModel, policy: AttentionPolicy | None = None, chunk: int = 5) -> Host:
-    return Host(model, policy or Dense(), 16, kv=None, prefill_chunk=chunk)
+def host(model: LanguageModel, policy: AttentionPolicy | None = None, chunk: int = 5) -> RequestContext:
+    return RequestContext(model, policy or Dense(), 16, kv=None, prefill_chunk=chunk)
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3", "qwen3"])

@@ -24,14 +24,14 @@ SPARE = 64
 """Slots reserved beyond what the request can fill, for draft trees."""
 
 
-class Output(NamedTuple):
+class PassOutput(NamedTuple):
     """Of a pass. logits: (rows, vocabulary) float32. hidden: (rows, hidden size) float32, empty if not asked for."""
 
     logits: torch.Tensor
     hidden: torch.Tensor
 
 
-class Host:
+class RequestContext:
     """The engine's side of one request.
 
     Attributes:
@@ -59,9 +59,9 @@ class Host:
         self.prefixes, self.reused = prefixes, 0
         self._kv, self._chunk, self._watch, self._offload = kv, prefill_chunk, watch, offload
 
-    def beside(self, model: LanguageModel) -> Host:
+    def beside(self, model: LanguageModel) -> RequestContext:
         """A host for a second model in the same request, with the same attention; its stores count with this one's."""
-        other = Host(
+        other = RequestContext(
             model, self.policy, self.new_tokens, kv=self._kv, prefill_chunk=self._chunk, prefixes=self.prefixes,
             offload=self._offload,
         )  # fmt: skip
@@ -81,7 +81,7 @@ class Host:
         tokens: Sequence[int],
         progress: Callable[[int], None] | None = None,
         hidden_layer: int | MlpInput | None = None,
-    ) -> Output:
+    ) -> PassOutput:
         """Reads a prompt into an empty store, chunk by chunk; the logits (1, vocabulary) are those after it.
 
         progress: called after each chunk with the number of tokens read.
@@ -91,7 +91,7 @@ class Host:
         logits, hidden = torch.empty(0), []
         prefixes = self.prefixes if capture is None else None  # hidden states of what is not read are nowhere
         key = (self.model, self._kv, self._chunk)
-        planned = prefixes.plan(key, tokens, self._chunk) if prefixes is not None else set()
+        after_plan = prefixes.plan(key, tokens, self._chunk) if prefixes is not None else set()
         found = prefixes.find(key, tokens, self._chunk) if prefixes is not None else None
         if found is not None:
             store.resume(found.store, len(tokens) + self._room)
@@ -99,7 +99,7 @@ class Host:
             self.reused += store.seen
         for done, after in prefill(self.model, store, tokens, self._chunk, capture):
             logits = after
-            if prefixes is not None and done in planned:
+            if prefixes is not None and done in after_plan:
                 prefixes.put(key, tokens[:done], store, logits)
             if capture is not None:
                 hidden.append(capture.hidden)
@@ -107,7 +107,7 @@ class Host:
                 progress(done)
         store.shrink(self._room)
         store.prepare()
-        return Output(logits[None], torch.cat(hidden) if hidden else torch.empty(0))
+        return PassOutput(logits[None], torch.cat(hidden) if hidden else torch.empty(0))
 
     def forward(
         self,
@@ -117,7 +117,7 @@ class Host:
         *,
         all_logits: bool = True,
         hidden_layer: int | MlpInput | None = None,
-    ) -> Output:
+    ) -> PassOutput:
         """One pass. After a tree, `store.accept` says which rows stay; other rows stay at once.
 
         all_logits: after each row but the step's skipped ones, which have no hidden states here either; else
@@ -127,22 +127,22 @@ class Host:
         capture = self._capture(hidden_layer)
         logits = forward(self.model, store, tokens, step, all_logits, capture)
         if capture is None:
-            return Output(logits, torch.empty(0))
-        return Output(logits, capture.hidden[step.skipped :] if all_logits else capture.hidden)
+            return PassOutput(logits, torch.empty(0))
+        return PassOutput(logits, capture.hidden[step.skipped :] if all_logits else capture.hidden)
 
-    def forward_many(self, jobs: Sequence[Job], hidden_layer: int | MlpInput | None = None) -> list[Output]:
+    def forward_many(self, jobs: Sequence[Job], hidden_layer: int | MlpInput | None = None) -> list[PassOutput]:
         """One pass over stores of this request and of others of the same engine; see `forward`."""
         capture = self._capture(hidden_layer)
         logits = forward_many(self.model, jobs, all_logits=True, capture=capture)
         if capture is None:
-            return [Output(each, torch.empty(0)) for each in logits]
+            return [PassOutput(each, torch.empty(0)) for each in logits]
         hidden = torch.split(capture.hidden, [job.step.rows for job in jobs])
         parts = [each[job.step.skipped :] for each, job in zip(hidden, jobs, strict=True)]
-        return [Output(*each) for each in zip(logits, parts, strict=True)]
+        return [PassOutput(*each) for each in zip(logits, parts, strict=True)]
 
-    def room(self) -> int:
+    def max_draft_tokens(self) -> int:
         """Tokens that the next pass may add, as far as the stores' attention goes."""
-        return min((store.room() for store in self.stores), default=1)
+        return min((store.max_draft_tokens() for store in self.stores), default=1)
 
     @property
     def _room(self) -> int:

@@ -22,16 +22,16 @@ class Proposal:
     given: each node's chance after its parent, as the drafter has it. kinds: indices into the record. depths: 1 for a
         child of the root.
     guesses: how many nodes there are on the way to each, itself included, that no constraint expects.
-    chances: of each node to be reached from the root, corrected. factor: of the request, which is in them.
+    probabilities: of each node to be reached from the root, corrected. factor: of the request, which is in them.
     """
 
-    __slots__ = ("chances", "children", "depths", "factor", "given", "guesses", "kinds", "tree")
+    __slots__ = ("children", "depths", "factor", "given", "guesses", "kinds", "probabilities", "tree")
 
     def __init__(self, tree: DraftTree, factor: float) -> None:
         self.tree, self.factor = tree, factor
         self.given: list[float] = []
         self.kinds: list[int] = []
-        self.chances: list[float] = []
+        self.probabilities: list[float] = []
         self.depths: list[int] = []
         self.guesses: list[int] = []
         self.children: dict[int, list[int]] = {}
@@ -40,7 +40,7 @@ class Proposal:
             self.children.setdefault(parent, []).append(node)
 
 
-class Acceptance:
+class ProbabilityCorrection:
     """Corrects a drafter's chances, whatever it rests them on, by how often nodes of like chance and depth came.
 
     corrected = given * (hits + PRIOR) / (expected + PRIOR), expected being the sum of the chances that the drafter gave
@@ -62,13 +62,13 @@ class Acceptance:
             apart, and one that it makes certain, of its parent's chance, is believed."""
         prior, hits, sums = self.PRIOR, self.hits, self.expected
         proposal = Proposal(tree, factor)
-        given, kinds, chances, depths = proposal.given, proposal.kinds, proposal.chances, proposal.depths
+        given, kinds, probabilities, depths = proposal.given, proposal.kinds, proposal.probabilities, proposal.depths
         guesses = proposal.guesses
-        drafted = tree.chances
+        drafted = tree.probabilities
         apart = expected or (False,) * len(tree)
         for parent, whole, is_expected in zip(tree.parents, drafted, apart, strict=True):
             if parent >= 0:
-                own, base, depth = whole / max(drafted[parent], 1e-9), chances[parent], depths[parent] + 1
+                own, base, depth = whole / max(drafted[parent], 1e-9), probabilities[parent], depths[parent] + 1
             else:
                 own, base, depth = whole, 1.0, 1
             kind = bisect_right(EDGES, own) * (len(DEPTHS) + 1) + bisect_right(DEPTHS, depth) + is_expected * KINDS
@@ -79,7 +79,7 @@ class Acceptance:
             guesses.append((guesses[parent] if parent >= 0 else 0) + (not is_expected))
             given.append(own)
             kinds.append(kind)
-            chances.append(base if is_expected and own == 1.0 else base * (rate if rate < HIGHEST else HIGHEST))
+            probabilities.append(base if is_expected and own == 1.0 else base * (rate if rate < HIGHEST else HIGHEST))
         return proposal
 
     def record(self, proposal: Proposal, node: int, hit: bool) -> None:
@@ -92,11 +92,11 @@ class Acceptance:
             self.expected[kind] /= 2
 
 
-class Following:
+class RequestTracker:
     """One request's proposals, each followed along the text that comes: also nodes that were not verified are judged.
 
     factor: how much more or less often than forecast proposed tokens came in this request.
-    worth: what proposals were worth of late in this request, in plain passes; see `Pace`.
+    worth: what proposals were worth of late in this request, in plain passes; see `DraftGate`.
     reach: levels of guesses that may be verified. It begins low and follows what is accepted: long copies are right one
         after the other in a text that goes round in circles, and wrong altogether in one that does not, so that their
         chances, which are means over texts, say little of a text that has just begun.
@@ -159,13 +159,13 @@ class Following:
                 self._open.append((proposal, node, place))
 
     def record(self, proposal: Proposal, node: int, hit: bool) -> None:
-        """As `Acceptance.record`, for `factor`, which is the drafter's."""
+        """As `ProbabilityCorrection.record`, for `factor`, which is the drafter's."""
         if proposal.kinds[node] >= KINDS:
             return
         parent = proposal.tree.parents[node]
-        base = proposal.chances[parent] if parent >= 0 else 1.0
+        base = proposal.probabilities[parent] if parent >= 0 else 1.0
         self._hits += hit
-        self._expected += proposal.chances[node] / base / proposal.factor
+        self._expected += proposal.probabilities[node] / base / proposal.factor
         if self._expected > self.MEMORY:
             self._hits /= 2
             self._expected /= 2

@@ -1,0 +1,1 @@
+"""The parts that selecting policies share: scorers, pickers, schedules, and the indexes they read."""

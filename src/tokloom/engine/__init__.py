@@ -1,0 +1,4 @@
+"""One request's life, several at once, and searches.
+
+Knows interfaces, never a method; a test says so.
+"""

@@ -1,0 +1,1 @@
+"""The attention stage: which keys and values each query sees, and which are kept."""

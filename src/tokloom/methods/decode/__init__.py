@@ -1,0 +1,1 @@
+"""The decode stage: which token comes next."""

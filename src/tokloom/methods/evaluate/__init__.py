@@ -1,0 +1,1 @@
+"""The evaluate stage: tasks that measure an engine on real data."""
