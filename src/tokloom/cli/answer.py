@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tokloom.cli import render
 from tokloom.cli.output import announced, console, show, working
+from tokloom.cli.startup import quick_start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ CUT = {
 
 def load_engine(options: dict[str, Any], *, threads: int | None, quiet: bool) -> Engine:
     """The engine; torch and transformers are imported here and nowhere earlier."""
-    with announced(f"loading {options['model']}", quiet=quiet):  # a first load shows its own progress
+    with announced(f"loading {options['model']}", quiet=quiet), quick_start():  # a first load shows its own progress
         import torch
 
         import tokloom

@@ -136,7 +136,10 @@ def compare(
     from rich.console import Console
 
     from tokloom.cli import output
-    from tokloom.compare import progress, run, table
+    from tokloom.cli.startup import quick_start
+
+    with quick_start():
+        from tokloom.compare import progress, run, table
 
     if threads is not None:
         import torch

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tokloom.errors import ArgumentError, ModelNotFoundError
 from tokloom.models.bundled import package_dir
 from tokloom.models.quiet import quiet
-from tokloom.startup import quick_start
 
 if TYPE_CHECKING:
     import torch
@@ -78,12 +77,11 @@ class Embedder:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         directory = model_dir()
-        with quick_start():
-            from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer
 
-            with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-                model = AutoModel.from_pretrained(directory, local_files_only=True, dtype="float32")
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            model = AutoModel.from_pretrained(directory, local_files_only=True, dtype="float32")
         return model.to(self.device).eval(), tokenizer
 
 

@@ -15,7 +15,6 @@ from tokloom.models.convert import Gguf, converted
 from tokloom.models.language_model import LanguageModel
 from tokloom.models.pretrained import load_pretrained
 from tokloom.models.quiet import quiet
-from tokloom.startup import quick_start
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +58,7 @@ def load(
     """
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         raise ArgumentError("model", model, "a bundled model, a directory, a .gguf file or a hub id")
-    with quick_start(), _LOADING:
+    with _LOADING:
         from tokloom.models.gguf_blocks import read as read_blocks
         from tokloom.models.packed_linear import check_weights, pack
 
