@@ -1,5 +1,5 @@
 # Everything runs in .venv, which `make setup` makes; a second run does only what changed.
-#   make setup | test | paper | lint | format | demo | bench | docs | docs-check | clean
+#   make setup | test | paper | sanitize | lint | format | demo | bench | docs | docs-check | size | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +19,7 @@ print(*project["build-system"]["requires"], *table["dependencies"], *table["opti
 endef
 export REQUIREMENTS
 
-.PHONY: setup test paper lint format demo bench docs docs-check clean
+.PHONY: setup test paper sanitize lint format demo bench docs docs-check size clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -50,6 +50,30 @@ test: setup
 
 paper: $(VENV)/.gemma
 	$(BIN)/python -m pytest -q -m paper --timeout 3000
+
+# The core with address and undefined-behaviour sanitizers and asserts, under the tests of kernels, plans and grammars.
+SANITIZED := build/sanitize
+SANITIZED_TESTS := tests/test_core.py tests/attention/test_kernel.py tests/attention/test_plans.py \
+	tests/attention/selection tests/models/test_packed_linear.py tests/models/test_fused_decoder.py \
+	tests/grammar/test_matcher.py tests/grammar/test_limits.py tests/grammar/test_compiled.py tests/grammar/test_combine.py
+
+sanitize: setup
+	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DTOKLOOM_SANITIZE=ON \
+		-DTOKLOOM_WERROR=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
+	$(BIN)/cmake --build $(SANITIZED) > /dev/null
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
+		TOKLOOM_CORE=$$(ls $(SANITIZED)/_core*.so) \
+		$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not model and not paper" $(SANITIZED_TESTS)
+
+# Lines of code by folder, here and at the commit that BASE names.
+BASE ?= HEAD~1
+size:
+	@for tree in $(BASE) HEAD; do echo "$$tree"; \
+		git ls-tree -r --name-only $$tree -- src cpp tests benchmarks | grep -E '\.(py|pyi|cc|h|inc)$$' | \
+		while read -r file; do echo "$$(dirname $$file) $$(git show $$tree:$$file | wc -l)"; done | \
+		awk '{lines[$$1] += $$2; all += $$2} END {for (f in lines) print "  " lines[f], f; print "  " all, "in all"}' | sort -k2; done
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-import tokloom
-from tests import tiny_models
-from tokloom.models.language_model import LanguageModel
+
+def use_core(path: str) -> None:
+    """Puts another build of the core in the place of the installed one: `make sanitize` tests its own."""
+    spec = importlib.util.spec_from_file_location("tokloom._core", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tokloom._core"] = module
+    spec.loader.exec_module(module)
+
+
+if "TOKLOOM_CORE" in os.environ:
+    use_core(os.environ["TOKLOOM_CORE"])
+
+import tokloom  # noqa: E402 - after the core is chosen
+from tests import tiny_models  # noqa: E402
+from tokloom.models.language_model import LanguageModel  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <dlfcn.h>
@@ -25,6 +28,36 @@ inline void relax() {
 #endif
 }
 
+// The first exception of a call's bodies. The caller throws it again when all threads are done; pieces that begin after
+// it are left out.
+class FirstError {
+ public:
+  void clear() {
+    failed_.store(false, std::memory_order_relaxed);
+    error_ = nullptr;
+  }
+
+  void call(const Body& body, std::size_t begin, std::size_t end) noexcept {
+    if (failed_.load(std::memory_order_relaxed)) return;
+    try {
+      body(begin, end);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+      failed_.store(true, std::memory_order_relaxed);
+    }
+  }
+
+  void rethrow() {
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
 // One call: each thread's share of the chunks, from which all take pieces.
 struct Job {
   struct alignas(64) Share {
@@ -36,9 +69,12 @@ struct Job {
   const Body* body;
   Share of[kMaxThreads];
   std::atomic<std::size_t> left;  // chunks not done yet
+  FirstError error;
 
   void begin(std::size_t count_, std::size_t grain_, std::size_t threads, const Body& body_) {
     count = count_, grain = grain_, shares = threads, body = &body_;
+    assert(grain > 0 && shares > 0 && shares <= kMaxThreads);
+    error.clear();
     const std::size_t chunks = (count + grain - 1) / grain;
     left.store(chunks, std::memory_order_relaxed);
     for (std::size_t i = 0; i < shares; ++i) {
@@ -56,7 +92,7 @@ struct Job {
         const std::size_t from = share.next.fetch_add(share.piece, std::memory_order_relaxed);
         if (from >= share.end) break;
         const std::size_t to = std::min(share.end, from + share.piece);
-        (*body)(from * grain, std::min(count, to * grain));
+        error.call(*body, from * grain, std::min(count, to * grain));
         left.fetch_sub(to - from, std::memory_order_release);
       }
     }
@@ -93,6 +129,7 @@ class Pool {
     // Whoever is inside has nothing left to take; whoever comes later finds the job closed.
     open_.store(false);
     while (inside_.load() > 0) relax();
+    job_.error.rethrow();
     return true;
   }
 
@@ -172,7 +209,10 @@ void parallel_for_torch(std::size_t count, std::size_t grain, int threads, const
   struct Split {
     std::size_t count, grain;
     const Body* body;
-  } split{count, grain, &body};
+    FirstError* error;
+  };
+  FirstError error;
+  Split split{count, grain, &body, &error};
   openmp.parallel(
       [](void* data) {
         const Split& of = *static_cast<const Split*>(data);
@@ -181,9 +221,10 @@ void parallel_for_torch(std::size_t count, std::size_t grain, int threads, const
         const std::size_t chunks = (of.count + of.grain - 1) / of.grain;
         const std::size_t begin = chunks * part / parts * of.grain;
         const std::size_t end = std::min(of.count, chunks * (part + 1) / parts * of.grain);
-        if (begin < end) (*of.body)(begin, end);
+        if (begin < end) of.error->call(*of.body, begin, end);
       },
       &split, static_cast<unsigned>(threads), 0);
+  error.rethrow();
 }
 
 }  // namespace tokloom

@@ -9,11 +9,12 @@ namespace tokloom {
 using Body = std::function<void(std::size_t, std::size_t)>;
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), on at most `threads` threads, from a pool of our own.
-// Ranges begin at multiples of `grain`.
+// Ranges begin at multiples of `grain`. What a body throws first is thrown again to the caller, after all threads are
+// done; ranges that had not begun are left out then.
 //
-// Ranges are taken piece by piece by whoever is free, and nobody waits for a thread that has not begun: on a busy
-// machine a pass takes what the caller alone needs, not what the slowest wake-up does. While one caller has the pool, the
-// calls of others run on their own thread: several requests at once share the cores instead of queueing for them.
+// Free threads take ranges piece by piece, and no thread waits for one that has not begun. So a descheduled thread does
+// not stall a pass on a busy machine. While one caller has the pool, the calls of others run on their own thread: several
+// requests at once share the cores instead of queueing for them.
 void parallel_for(std::size_t count, std::size_t grain, int threads, const Body& body);
 
 // The same on torch's threads, for work between torch's own operations: two sets of threads that wait actively for their

@@ -59,7 +59,7 @@ void raise_problem(const std::exception_ptr& raised, void*) {
 
 nb::bytes as_bytes(const std::string& text) { return nb::bytes(text.data(), text.size()); }
 
-GrammarProgram* make_program(GrammarProgram* self, LexerPool& pool, Form form, SpecialTokens specials,
+GrammarProgram* make_program(GrammarProgram* self, MaskCachePool& pool, Form form, SpecialTokens specials,
                              std::vector<uint32_t> ends, size_t limit) {
   for (const uint32_t token : ends) {
     if (token >= pool.vocabulary().trie().size()) throw nb::value_error("ends holds an id outside the vocabulary");
@@ -78,19 +78,11 @@ struct BoundState {
 };
 
 void mask_all(const std::vector<const BoundState*>& states, int32_t* out, size_t words, int threads) {
-  std::exception_ptr failed;
-  std::mutex mutex;
   parallel_for(states.size(), 1, threads, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i) {
-      try {
-        states[i]->program->mask(states[i]->state, reinterpret_cast<uint32_t*>(out) + i * words);
-      } catch (...) {
-        const std::lock_guard<std::mutex> locked(mutex);
-        failed = std::current_exception();
-      }
+      states[i]->program->mask(states[i]->state, reinterpret_cast<uint32_t*>(out) + i * words);
     }
   });
-  if (failed) std::rethrow_exception(failed);
 }
 
 }  // namespace
@@ -113,11 +105,11 @@ void bind_grammar(nb::module_& m) {
                    })
       .def("encode", [](const Form& self) { return as_bytes(self.encode()); });
 
-  nb::class_<LexerPool>(m, "LexerPool")
+  nb::class_<MaskCachePool>(m, "MaskCachePool")
       .def(nb::init<const ByteTrie&, size_t>(), nb::arg("trie"), nb::arg("limit"), nb::keep_alive<1, 2>(),
            nb::call_guard<nb::gil_scoped_release>())
-      .def_prop_ro("writes_all", [](const LexerPool& self) { return self.vocabulary().writes_all(); })
-      .def_prop_ro("nbytes", &LexerPool::memory);
+      .def_prop_ro("writes_all", [](const MaskCachePool& self) { return self.vocabulary().writes_all(); })
+      .def_prop_ro("nbytes", &MaskCachePool::memory);
 
   nb::class_<BoundState>(m, "GrammarState")
       .def(

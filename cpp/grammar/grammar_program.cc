@@ -5,24 +5,24 @@
 
 namespace tokloom {
 
-std::shared_ptr<Lexer> LexerPool::lexer() {
+std::shared_ptr<MaskCache> MaskCachePool::mask_cache() {
   const std::lock_guard<std::mutex> locked(mutex_);
-  if (lexer_) {
-    const std::lock_guard<std::mutex> still(lexer_->mutex);
-    if (lexer_->full()) lexer_.reset();
+  if (mask_cache_) {
+    const std::lock_guard<std::mutex> still(mask_cache_->mutex);
+    if (mask_cache_->full()) mask_cache_.reset();
   }
-  if (!lexer_) lexer_ = std::make_shared<Lexer>(index_, limit_);
-  return lexer_;
+  if (!mask_cache_) mask_cache_ = std::make_shared<MaskCache>(index_, limit_);
+  return mask_cache_;
 }
 
-size_t LexerPool::memory() {
+size_t MaskCachePool::memory() {
   const std::lock_guard<std::mutex> locked(mutex_);
-  if (!lexer_) return 0;
-  const std::lock_guard<std::mutex> still(lexer_->mutex);
-  return lexer_->memory();
+  if (!mask_cache_) return 0;
+  const std::lock_guard<std::mutex> still(mask_cache_->mutex);
+  return mask_cache_->memory();
 }
 
-GrammarProgram::GrammarProgram(LexerPool& pool, Form form, SpecialTokens specials, std::vector<uint32_t> ends,
+GrammarProgram::GrammarProgram(MaskCachePool& pool, Form form, SpecialTokens specials, std::vector<uint32_t> ends,
                                size_t limit)
     : pool_(pool), form_(std::move(form)), specials_(std::move(specials)), ends_(std::move(ends)), limit_(limit) {
   parser();
@@ -30,7 +30,7 @@ GrammarProgram::GrammarProgram(LexerPool& pool, Form form, SpecialTokens special
 
 std::shared_ptr<Parser> GrammarProgram::parser() {
   const std::lock_guard<std::mutex> locked(mutex_);
-  if (!parser_ || parser_->full()) parser_ = std::make_shared<Parser>(pool_.lexer(), form_, specials_, limit_);
+  if (!parser_ || parser_->full()) parser_ = std::make_shared<Parser>(pool_.mask_cache(), form_, specials_, limit_);
   return parser_;
 }
 

@@ -11,22 +11,22 @@
 
 namespace tokloom {
 
-// The lexer that the grammars of a vocabulary share. When it has grown beyond the limit, a new one takes over;
+// The mask cache that the grammars of a vocabulary share. When it has grown beyond the limit, a new one takes over;
 // the old one goes with the last parser that uses it.
-class LexerPool {
+class MaskCachePool {
  public:
   // Keeps a reference to the trie.
-  LexerPool(const ByteTrie& trie, size_t limit) : index_(trie), limit_(limit) {}
+  MaskCachePool(const ByteTrie& trie, size_t limit) : index_(trie), limit_(limit) {}
 
   const VocabularyIndex& vocabulary() const { return index_; }
-  std::shared_ptr<Lexer> lexer();
+  std::shared_ptr<MaskCache> mask_cache();
   size_t memory();
 
  private:
   VocabularyIndex index_;
   size_t limit_;
   std::mutex mutex_;
-  std::shared_ptr<Lexer> lexer_;
+  std::shared_ptr<MaskCache> mask_cache_;
 };
 
 // Where one output is. Values: a step makes another.
@@ -39,7 +39,7 @@ struct GrammarState {
 class GrammarProgram {
  public:
   // Keeps a reference to the pool. Throws GrammarProblem.
-  GrammarProgram(LexerPool& pool, Form form, SpecialTokens specials, std::vector<uint32_t> ends, size_t limit);
+  GrammarProgram(MaskCachePool& pool, Form form, SpecialTokens specials, std::vector<uint32_t> ends, size_t limit);
 
   GrammarState start();
   // False, and `state` as it was, if the token may not come next.
@@ -59,7 +59,7 @@ class GrammarProgram {
  private:
   std::shared_ptr<Parser> parser();
 
-  LexerPool& pool_;
+  MaskCachePool& pool_;
   Form form_;
   SpecialTokens specials_;
   std::vector<uint32_t> ends_;

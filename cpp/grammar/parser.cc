@@ -16,9 +16,9 @@ constexpr size_t kMostItems = 50000;
 
 }  // namespace
 
-Parser::Parser(std::shared_ptr<Lexer> lexer, const Form& form, const SpecialTokens& specials, size_t limit)
-    : lexer_(std::move(lexer)), regexes_(lexer_->regexes), rules_(regexes_), limit_(limit) {
-  const std::lock_guard<std::mutex> locked(lexer_->mutex);
+Parser::Parser(std::shared_ptr<MaskCache> mask_cache, const Form& form, const SpecialTokens& specials, size_t limit)
+    : mask_cache_(std::move(mask_cache)), regexes_(mask_cache_->regexes), rules_(regexes_), limit_(limit) {
+  const std::lock_guard<std::mutex> locked(mask_cache_->mutex);
   closure_ = std::make_unique<Closure>(*this);
   frame(RuleSet::kEmpty, kBottom);
   stack({kBottom});
@@ -32,14 +32,14 @@ Parser::Parser(std::shared_ptr<Lexer> lexer, const Form& form, const SpecialToke
   closure_->add(start, {kBottom});
   closure_->complete = rules_.node(start).nullable;
   start_ = closure_->run();
-  if (!lexer_->vocabulary.writes_all() && !finishes(start_)) refuse();
+  if (!mask_cache_->vocabulary.writes_all() && !finishes(start_)) refuse();
 }
 
 Parser::~Parser() = default;
 
 void Parser::charge(size_t bytes) {
   const size_t used = memory_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  if (used > limit_ || lexer_->full()) full_.store(true, std::memory_order_relaxed);
+  if (used > limit_ || mask_cache_->full()) full_.store(true, std::memory_order_relaxed);
   if (used > 4 * limit_) {
     throw GrammarProblem("grammar", "matching it takes more than " + std::to_string(4 * limit_ >> 20) + " MB",
                          "It is too ambiguous: write it so that there are fewer ways to read the same output.");
@@ -177,7 +177,7 @@ const Configuration* Parser::step(const Configuration* from, std::string_view by
     from = next;
   }
   if (at == bytes.size()) return from;
-  const std::lock_guard<std::mutex> locked(lexer_->mutex);
+  const std::lock_guard<std::mutex> locked(mask_cache_->mutex);
   for (; at < bytes.size() && from != nullptr; ++at) from = advance(from, static_cast<uint8_t>(bytes[at]));
   return from;
 }
@@ -186,7 +186,7 @@ const Configuration* Parser::step_special(const Configuration* from, uint32_t to
   const auto place = std::find_if(from->specials.begin(), from->specials.end(),
                                   [&](const Configuration::Item& item) { return item.state == token; });
   if (place == from->specials.end()) return nullptr;
-  const std::lock_guard<std::mutex> locked(lexer_->mutex);
+  const std::lock_guard<std::mutex> locked(mask_cache_->mutex);
   return after(place->stack);
 }
 

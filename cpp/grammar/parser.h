@@ -57,7 +57,7 @@ struct Configuration {
 class Parser {
  public:
   // Throws GrammarProblem, also if no string can be made.
-  Parser(std::shared_ptr<Lexer> lexer, const Form& form, const SpecialTokens& specials, size_t limit);
+  Parser(std::shared_ptr<MaskCache> mask_cache, const Form& form, const SpecialTokens& specials, size_t limit);
 
   const Configuration* start() const { return start_; }
   // What remains possible after the bytes; null if nothing. Any thread may call these.
@@ -74,7 +74,7 @@ class Parser {
   bool full() const { return full_.load(std::memory_order_relaxed); }
   size_t memory() const { return memory_.load(std::memory_order_relaxed) + rules_.memory(); }
   size_t configurations() const { return configurations_.size(); }
-  const Lexer& lexer() const { return *lexer_; }
+  const MaskCache& mask_cache() const { return *mask_cache_; }
 
  private:
   class Closure;
@@ -104,7 +104,7 @@ class Parser {
   bool finishes(const Configuration* from);
   void add_finishing(const Configuration* at, ConfigurationMask& out);
 
-  std::shared_ptr<Lexer> lexer_;
+  std::shared_ptr<MaskCache> mask_cache_;
   RegexSet& regexes_;
   RuleSet rules_;
   std::vector<Frame> frames_;

@@ -13,7 +13,7 @@ constexpr size_t kMostTried = 256;  // configurations; beyond, the answer is tak
 }  // namespace
 
 void Parser::each_token(const Configuration* from, const std::function<void(uint32_t, const Configuration*)>& visit) {
-  const VocabularyIndex& index = lexer_->vocabulary;
+  const VocabularyIndex& index = mask_cache_->vocabulary;
   const ByteTrie& trie = index.trie();
   std::vector<std::pair<uint32_t, const Configuration*>> open{{0, from}};
   while (!open.empty()) {
@@ -57,13 +57,13 @@ bool Parser::finishes(const Configuration* from) {
 }
 
 bool Parser::can_finish(const Configuration* at) {
-  if (lexer_->vocabulary.writes_all()) return true;
-  const std::lock_guard<std::mutex> locked(lexer_->mutex);
+  if (mask_cache_->vocabulary.writes_all()) return true;
+  const std::lock_guard<std::mutex> locked(mask_cache_->mutex);
   return finishes(at);
 }
 
 void Parser::add_finishing(const Configuration* at, ConfigurationMask& out) {
-  out.words.assign(lexer_->vocabulary.words(), 0);
+  out.words.assign(mask_cache_->vocabulary.words(), 0);
   each_token(at, [&](uint32_t token, const Configuration* next) {
     if (finishes(next)) out.words[token / 32] |= uint32_t{1} << token % 32;
   });

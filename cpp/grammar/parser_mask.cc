@@ -15,7 +15,7 @@ constexpr uint32_t kMany = 64;  // nodes
 class MaskBuilder {
  public:
   MaskBuilder(Parser& parser, ConfigurationMask& out)
-      : parser_(parser), index_(parser.lexer_->vocabulary), trie_(index_.trie()), out_(out) {}
+      : parser_(parser), index_(parser.mask_cache_->vocabulary), trie_(index_.trie()), out_(out) {}
 
   void build(const Configuration* at) {
     below(0, at);
@@ -27,7 +27,7 @@ class MaskBuilder {
   // the same again.
   void below(uint32_t node, const Configuration* at) {
     for (const Configuration::Item& item : at->items) {
-      const StateMask& inside = parser_.lexer_->mask(item.state, node);
+      const StateMask& inside = parser_.mask_cache_->mask(item.state, node);
       if (inside.wide) {
         if (std::find(out_.wide.begin(), out_.wide.end(), &inside) == out_.wide.end()) out_.wide.push_back(&inside);
       } else {
@@ -79,7 +79,7 @@ class MaskBuilder {
     const size_t tried = std::min<size_t>(at->items.size(), 4);
     for (size_t i = 0; i < tried; ++i) {
       const RegexSet::Id state = at->items[i].state;
-      if (parser_.lexer_->stays(state, parser_.regexes_.row(state), node)) return true;
+      if (parser_.mask_cache_->stays(state, parser_.regexes_.row(state), node)) return true;
     }
     return false;
   }
@@ -121,10 +121,10 @@ void ConfigurationMask::write(uint32_t* out, size_t count) const {
 
 const ConfigurationMask& Parser::mask(const Configuration* at) {
   if (const ConfigurationMask* known = at->mask.load(std::memory_order_acquire)) return *known;
-  const std::lock_guard<std::mutex> locked(lexer_->mutex);
+  const std::lock_guard<std::mutex> locked(mask_cache_->mutex);
   if (const ConfigurationMask* known = at->mask.load(std::memory_order_acquire)) return *known;
   auto made = std::make_unique<ConfigurationMask>();
-  if (lexer_->vocabulary.writes_all()) {
+  if (mask_cache_->vocabulary.writes_all()) {
     MaskBuilder(*this, *made).build(at);
   } else {
     add_finishing(at, *made);

@@ -17,10 +17,10 @@ size_t StateMask::memory() const {
 }
 
 // Walks the trie with one state; where the state's mask differs little from one that is known, only the differences.
-class Lexer::Walk {
+class MaskCache::Walk {
  public:
-  Walk(Lexer& lexer, StateMask& out)
-      : lexer_(lexer), index_(lexer.vocabulary), trie_(index_.trie()), regexes_(lexer.regexes), out_(out) {}
+  Walk(MaskCache& mask_cache, StateMask& out)
+      : mask_cache_(mask_cache), index_(mask_cache.vocabulary), trie_(index_.trie()), regexes_(mask_cache.regexes), out_(out) {}
 
   void run(RegexSet::Id state, uint32_t start) {
     start_ = start;
@@ -65,11 +65,11 @@ class Lexer::Walk {
         continue;
       }
       const RegexSet::Row& row = next == level.my_state ? *level.mine : regexes_.row(next);
-      if (lexer_.stays(next, row, n)) {
+      if (mask_cache_.stays(next, row, n)) {
         n += node.skip;
         continue;
       }
-      if (!row.loops_end && lexer_.stays_a_while(row, n)) {
+      if (!row.loops_end && mask_cache_.stays_a_while(row, n)) {
         split(n, row.loops_slack, [](const uint32_t*, const uint32_t*) {}, [&](uint32_t outside) { clear(outside); });
         n += node.skip;
         continue;
@@ -143,13 +143,13 @@ class Lexer::Walk {
         continue;
       }
       const RegexSet::Row& row = next == level.state ? *level.row : regexes_.row(next);
-      if (lexer_.stays(next, row, n)) {
+      if (mask_cache_.stays(next, row, n)) {
         take(trie_.keys_begin(n), trie_.subtree_end(n));
         n += node.skip;
         continue;
       }
       take(trie_.keys_begin(n), trie_.keys_end(n));
-      if (!row.loops_end && lexer_.stays_a_while(row, n)) {
+      if (!row.loops_end && mask_cache_.stays_a_while(row, n)) {
         split(n, row.loops_slack, [&](const uint32_t* begin, const uint32_t* end) { take(begin, end); }, [](uint32_t) {});
         n += node.skip;
         continue;
@@ -243,7 +243,7 @@ class Lexer::Walk {
   }
 
   uint32_t start_ = 0;  // the node below which all this is
-  Lexer& lexer_;
+  MaskCache& mask_cache_;
   const VocabularyIndex& index_;
   const ByteTrie& trie_;
   RegexSet& regexes_;
@@ -251,7 +251,7 @@ class Lexer::Walk {
 };
 
 // All ways to finish the character that has begun lead to `home`.
-bool Lexer::returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8) {
+bool MaskCache::returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8) {
   if (utf8 == 0) return state == home;
   const RegexSet::Row& row = regexes.row(state);
   RegexSet::Id last = RegexSet::kNothing;
@@ -268,7 +268,7 @@ bool Lexer::returns(RegexSet::Id home, RegexSet::Id state, uint8_t utf8) {
 }
 
 // Kinds of bytes that lead from the state to itself, counts aside, and characters that do so as a whole.
-void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
+void MaskCache::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
   row.loops_known = true;
   const RegexSet::Id home = regexes.unbounded_head(state, row.loops_slack);
   const RegexSet::Row& base = regexes.row(home);
@@ -291,7 +291,7 @@ void Lexer::find_loops(RegexSet::Id state, const RegexSet::Row& row) {
   }
 }
 
-const StateMask& Lexer::mask(RegexSet::Id state, uint32_t node) {
+const StateMask& MaskCache::mask(RegexSet::Id state, uint32_t node) {
   const uint64_t key = uint64_t{state} << 32 | node;
   if (const auto known = masks_.find(key); known != masks_.end()) return *known->second;
   // Counts that no token can reach make no difference.

@@ -49,10 +49,10 @@ struct StateMask {
 
 // The regular expressions of all grammars of a vocabulary, with the masks of their states. Whoever
 // calls a method that is not const holds `mutex`; masks don't change or move once they are made.
-class Lexer {
+class MaskCache {
  public:
   // Beyond `limit` bytes it is full, and nobody should begin to use it; for those who do, there is room for a while.
-  Lexer(const VocabularyIndex& index, size_t limit)
+  MaskCache(const VocabularyIndex& index, size_t limit)
       : vocabulary(index), regexes(index.alphabet(), limit + kReserve), limit_(limit) {}
 
   const StateMask& mask(RegexSet::Id state) { return mask(state, 0); }

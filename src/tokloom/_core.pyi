@@ -522,7 +522,7 @@ class GrammarForm:
     def encode(self) -> bytes:
         """Equal for equal grammars."""
 
-class LexerPool:
+class MaskCachePool:
     """Automata and masks that the grammars of one vocabulary share.
 
     Args:
@@ -552,7 +552,7 @@ class GrammarProgram:
     """
 
     def __init__(
-        self, pool: LexerPool, form: GrammarForm, specials: Mapping[str, int], ends: Sequence[int], limit: int
+        self, pool: MaskCachePool, form: GrammarForm, specials: Mapping[str, int], ends: Sequence[int], limit: int
     ) -> None: ...
     def start(self) -> GrammarState:
         """The place of an empty output. The program must outlive its places."""

@@ -91,7 +91,7 @@ def test_long_chains_of_rules_and_deep_nesting_of_the_output() -> None:
 
 
 def test_the_shared_automata_are_begun_anew_when_they_grow_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "LEXER_LIMIT", 200_000)
+    monkeypatch.setattr(compiled, "MASK_CACHE_LIMIT", 200_000)
     vocabulary, large = vocabulary_of("ab", "ba"), vocabulary_of("ab", "ba")
     first = start(Concat((text("a"), Repeat(text("ba"), 0, 50))), vocabulary)
     sizes = []
@@ -99,9 +99,9 @@ def test_the_shared_automata_are_begun_anew_when_they_grow_too_large(monkeypatch
         grammar = Grammar(Concat((text(f"{number}"), Repeat(Chars(((97, 97 + number),)), 5, 30), text("!"))), {})
         matcher = compile_expression(grammar, vocabulary).matcher()
         matcher.accept_bytes(f"{number}aaa".encode())
-        monkeypatch.setattr(compiled, "LEXER_LIMIT", 1 << 30)
+        monkeypatch.setattr(compiled, "MASK_CACHE_LIMIT", 1 << 30)
         expected = compile_expression(grammar, large).matcher()
-        monkeypatch.setattr(compiled, "LEXER_LIMIT", 200_000)
+        monkeypatch.setattr(compiled, "MASK_CACHE_LIMIT", 200_000)
         expected.accept_bytes(f"{number}aaa".encode())
         assert masked(matcher, vocabulary) == masked(expected, large)
         sizes.append(compile_expression(grammar, vocabulary).shared_nbytes)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokloom._core import GrammarForm, GrammarProgram, LexerPool
+from tokloom._core import GrammarForm, GrammarProgram, MaskCachePool
 from tokloom.atomic import write_atomic
 from tokloom.errors import ArgumentError
 from tokloom.grammar.matcher import GrammarMatcher
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokloom.grammar.expression import Grammar
     from tokloom.tokenize.vocabulary import Vocabulary
 
-LEXER_LIMIT = 256 << 20
+MASK_CACHE_LIMIT = 256 << 20
 """Bytes of automata and masks that the grammars of a vocabulary share, before they are begun anew."""
 PARSER_LIMIT = 64 << 20
 """Bytes of parser states of one grammar, before they are begun anew; a grammar that needs four times as much in
@@ -119,7 +119,7 @@ class _Context:
     """What the grammars of one vocabulary share."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.pool = LexerPool(vocabulary.trie, LEXER_LIMIT)
+        self.pool = MaskCachePool(vocabulary.trie, MASK_CACHE_LIMIT)
         self.lock = threading.Lock()
         self.cache: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
         self._fingerprint: bytes | None = None
