@@ -114,6 +114,10 @@ def _all_options(node: ast.ClassDef, tree: ast.Module) -> tuple[Option, ...]:
 @cache
 def _base(module: str, name: str) -> list[tuple[ast.ClassDef, ast.Module]]:
     """The definition of a base class in this package, if it is one whose fields are options."""
+    if module == "tokloom":  # one of the names that it exports
+        import tokloom
+
+        module = tokloom._EXPORTS.get(name, "")
     package, _, path = module.partition(".")
     if package != "tokloom":
         return []
