@@ -122,3 +122,7 @@ class ChatTemplateError(ModelError, UsageError):
 
 class UnsupportedModelError(ModelError):
     """The model's architecture can't take tokloom's KV store."""
+
+
+class LogitsError(ModelError):
+    """A model's logits are NaN or infinite."""
