@@ -13,7 +13,8 @@
         ├── ModelNotFoundError
         ├── NotCausalLMError
         ├── ChatTemplateError
-        └── UnsupportedModelError   its architecture can't take tokloom's KV store
+        ├── UnsupportedModelError   its architecture can't take tokloom's KV store
+        └── LogitsError             its logits are NaN or infinite
 
 A message has four parts: the argument, the value it had, what is valid, and the next step.
 """
@@ -122,3 +123,7 @@ class ChatTemplateError(ModelError, UsageError):
 
 class UnsupportedModelError(ModelError):
     """The model's architecture can't take tokloom's KV store."""
+
+
+class LogitsError(ModelError):
+    """A model's logits are NaN or infinite."""

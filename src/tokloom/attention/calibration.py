@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from tokloom import registry
 from tokloom.artifacts import cache_dir, keep
 from tokloom.attention.policy import AttentionPolicy, Calibration
+from tokloom.errors import CompositionError
 from tokloom.kv.layer import KVLayer
 from tokloom.kv.step import Step
 from tokloom.kv.store import KVStore
@@ -81,6 +82,10 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
     if found is None:
         observed = _Observed(policy, layers)
         run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True), False)
+        if not any(observed.found):
+            raise CompositionError(
+                policy.name, model.name, "it calibrates on layers with full attention, and this model has none"
+            )
         found = policy.finish_calibration(observed.found)
         flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
         keep(path, save(flat, {"key": key}))

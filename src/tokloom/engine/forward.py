@@ -15,6 +15,7 @@ from tokloom.attention.calibration import calibration_of
 from tokloom.attention.policy import AttentionPolicy, Calibration
 from tokloom.engine.capture import Capture
 from tokloom.engine.fused_pass import fused_pass
+from tokloom.engine.proof import prove
 from tokloom.errors import UnsupportedModelError
 from tokloom.kv.layer import Watcher
 from tokloom.kv.mapped_memory import MappedMemory
@@ -42,7 +43,7 @@ def new_store(
             f"{model.name} has layers of type {', '.join(foreign)}; tokloom's KV store serves full_attention and "
             "sliding_attention layers."
         )
-    _use_own_attention(model)
+    _check(model)
     return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy), watch, memory)
 
 
@@ -50,8 +51,18 @@ def calibrated(model: LanguageModel, policy: AttentionPolicy) -> Calibration:
     """What the policy must know about the model; empty if it calibrates nothing."""
     if not policy.calibrates:
         return []
-    _use_own_attention(model)
+    _check(model)
     return calibration_of(model, policy, partial(forward, model))
+
+
+def _check(model: LanguageModel) -> None:
+    """Has the model call tokloom's attention, and proves once that it still computes the same; the core's layers are
+    known to."""
+    _use_own_attention(model)
+    if model.proven or model.fused is not None or model.mask_id is not None:
+        return
+    prove(model, forward)
+    object.__setattr__(model, "proven", True)
 
 
 def _use_own_attention(model: LanguageModel) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from tokloom.engine.request import Sampling
+from tokloom.errors import LogitsError
 
 
 class Sampler:
@@ -30,9 +33,12 @@ class Sampler:
         if self.generator is None and logits.device.type == "cpu":
             # numpy: torch's threads would then wait actively where the next pass needs the cores
             scores = logits.numpy()
-            return int((scores if allowed is None else np.where(allowed.numpy(), scores, -np.inf)).argmax())
+            best = int((scores if allowed is None else np.where(allowed.numpy(), scores, -np.inf)).argmax())
+            check_finite(float(scores[best]))
+            return best
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
+        check_finite(float(logits.max()))
         if self.generator is None:
             return int(logits.argmax())
         values, tokens = filtered(logits, self.sampling)
@@ -41,6 +47,15 @@ class Sampler:
         point = torch.rand((), generator=self.generator, dtype=torch.float64).item() * float(cumulative[-1])
         place = int(torch.searchsorted(cumulative, torch.tensor(point, dtype=torch.float64), right=True))
         return int(tokens[min(place, len(tokens) - 1)])
+
+
+def check_finite(highest: float) -> None:
+    """Raises LogitsError if the highest logit of a row is NaN or infinite: no token can be drawn from it."""
+    if math.isnan(highest) or highest == math.inf:
+        raise LogitsError(
+            f"The model's logits are {highest}: no token can be drawn from them. Its weights or activations are not "
+            'finite; check the file, or load it with dtype="float32".'
+        )
 
 
 def filtered(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from tokloom.artifacts import cache_dir
 from tokloom.atomic import atomic_directory, workspace, write_atomic
 from tokloom.errors import ArgumentError, ModelError, ModelNotFoundError, UnsupportedModelError
 from tokloom.models import bundled, gguf_blocks
+from tokloom.models.gguf_rotary import apply_scaling
 from tokloom.models.pretrained import check_causal, check_tokenizer, read_weights
 from tokloom.models.quiet import quiet
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 ALIGNMENT = 64
 """Bytes at whose multiples tensors begin in the file: mapped at other addresses, matrix kernels take slower paths
 and round differently from those on tensors that torch allocated."""
+
+
+VERSION = 2
+"""Of what is made of a file; one that was made by an earlier version is not used."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,13 @@ def converted(gguf: Gguf) -> Path:
     from filelock import FileLock
 
     root = cache_dir() / "models"
-    remembered = root / "sources" / _identity(gguf)
+    remembered = root / "sources" / f"{_identity(gguf)}-{VERSION}"
     if remembered.is_file():
         target = root / remembered.read_text(encoding="utf-8")
         if _is_complete(target):
             return target
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", gguf.name)
-    target = root / f"{stem}-{_content_hash(gguf)[:12]}"
+    target = root / f"{stem}-{_content_hash(gguf)[:12]}-{VERSION}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{target.name}.lock"):
@@ -111,6 +116,7 @@ def _read_gguf(name: str, file: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
     try:
         config = AutoConfig.from_pretrained(source, **options)
         check_causal(name, config)
+        apply_scaling(name, file, config)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
         check_tokenizer(name, tokenizer)
         model = read_weights(name, source, config, torch.float32, local=True, gguf_file=file.name)

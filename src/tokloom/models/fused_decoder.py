@@ -158,6 +158,8 @@ def fuse(model: Any) -> FusedDecoder | None:
     head, layers = model.get_output_embeddings(), model.model.layers
     if not all(isinstance(linear, PackedLinear) for layer in layers for linear in (*_linears(layer), head)):
         return None
+    if not all(_accounted(layer) for layer in layers):
+        return None
     types = model.model.rotary_emb.rope_type
     if not set(types.values() if isinstance(types, dict) else (types,)) <= FIXED_ROTARY:
         return None
@@ -166,6 +168,22 @@ def fuse(model: Any) -> FusedDecoder | None:
     if any(layer.self_attn.head_dim % 2 for layer in layers):
         return None
     return FusedDecoder(model)
+
+
+LAYER_PARTS = frozenset(
+    "self_attn mlp input_layernorm post_attention_layernorm pre_feedforward_layernorm "
+    "post_feedforward_layernorm".split()
+)
+ATTENTION_PARTS = frozenset("q_proj k_proj v_proj o_proj q_norm k_norm rotary_emb rotary_fn".split())
+MLP_PARTS = frozenset("gate_proj up_proj down_proj act_fn".split())
+
+
+def _accounted(layer: Any) -> bool:
+    """Whether the core has every part and parameter of a layer: it would leave out what it does not know."""
+    known = ((layer, LAYER_PARTS), (layer.self_attn, ATTENTION_PARTS), (layer.mlp, MLP_PARTS))
+    if any(not set(dict(part.named_children())) <= names or part._parameters for part, names in known):
+        return False
+    return all(linear.bias is None for linear in _linears(layer)[4:])
 
 
 def _linears(layer: Any) -> tuple[Any, ...]:

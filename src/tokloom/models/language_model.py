@@ -43,6 +43,8 @@ class LanguageModel:
     dtype: torch.dtype = field(init=False)
     calibrations: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     """What attention policies found out about this model, by their specs."""
+    proven: bool = field(default=False, init=False, repr=False)
+    """Its logits over a KV store were found to be its own; see `engine/proof.py`."""
     rope: RotaryScaling | None = field(default=None, init=False, repr=False)
     """What its rotary frequencies were scaled by; see `tokloom.models.rotary`."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -59,12 +61,28 @@ class LanguageModel:
     @cached_property
     def _trained_window(self) -> int:
         config = self.model.config.get_text_config()
+        if (constant := self._constant_rotary) is not None:
+            return constant
         for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx"):
             length = getattr(config, name, None)
             if isinstance(length, int) and length > 0:
                 return length
         length = self.tokenizer.model_max_length
         return int(length) if isinstance(length, int) and 0 < length < 10**9 else DEFAULT_WINDOW
+
+    @property
+    def _constant_rotary(self) -> int | None:
+        """The tokens up to which the rotary angles do not depend on the length of the whole text, where they do beyond:
+        a text that is read in chunks would get the angles of several lengths."""
+        parameters = getattr(self.model.config.get_text_config(), "rope_parameters", None) or {}
+        nested = [each for each in parameters.values() if isinstance(each, dict)] or [parameters]
+        for each in nested:
+            if each.get("rope_type") in ("longrope", "dynamic"):
+                config = self.model.config.get_text_config()
+                original = each.get("original_max_position_embeddings")
+                found = original or getattr(config, "original_max_position_embeddings", None)
+                return int(found or config.max_position_embeddings)
+        return None
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
@@ -192,4 +210,16 @@ class LanguageModel:
                 ) from error
             finally:
                 backend.encode_special_tokens = before
+        if ids and max(ids) >= self.embedded:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise ArgumentError(
+                "text", token, f"tokens with an embedding: {self.name} has {self.embedded}, this is number {max(ids)}",
+                "The tokenizer got a token that the model was not resized for: model.resize_token_embeddings.",
+            )  # fmt: skip
         return ids
+
+    @cached_property
+    def embedded(self) -> int:
+        """Token ids that have an embedding."""
+        embeddings: Any = self.model.get_input_embeddings()
+        return int(embeddings.weight.shape[0])
