@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import pydantic
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 import tokloom
 from tests.methods.decode.test_token_recycling import always_draft
-from tokloom import Document, Engine, Sampling
+from tokloom import Document, Engine, JsonSchema, Sampling
 from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import (
     ArgumentError,
@@ -246,3 +249,23 @@ def test_asks_a_real_book(smollm2: LanguageModel, alice_path) -> None:  # type: 
     text = alice_path.read_text(encoding="utf-8")
     assert any("golden key" in span.text for span in result.citations)
     assert all(text[span.start : span.end] == span.text for span in result.citations)
+
+
+def test_a_text_that_its_type_refuses_is_not_lost(tiny_llama: LanguageModel) -> None:
+    class Shift(pydantic.BaseModel):
+        hours: int
+
+        @pydantic.field_validator("hours")
+        @classmethod
+        def never(cls, value: int) -> int:
+            raise ValueError("no shift is like that")
+
+    constraint = JsonSchema(schema=Shift, whitespace="compact")
+    sampling = Sampling(max_new_tokens=80, temperature=1.0, seed=2)
+    result = Engine(tiny_llama).generate("one", constraint=constraint, sampling=sampling)
+    assert result.stop_reason == "end"
+    assert json.loads(result.text).keys() == {"hours"}
+    assert result.parsed is None
+    assert result.parse_error is not None
+    assert "no shift is like that" in result.parse_error
+    assert result.as_json()["parse_error"] == result.parse_error

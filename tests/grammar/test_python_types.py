@@ -7,8 +7,9 @@ import enum
 import json
 import typing
 import uuid
-from typing import NotRequired
+from typing import Annotated, Literal, NotRequired
 
+import jsonschema
 import pydantic
 import pytest
 from typing_extensions import TypedDict
@@ -157,3 +158,32 @@ def test_texts_that_are_no_values_say_where():
     with pytest.raises(GrammarError) as caught:
         python_type(dict[str, Point]).parse('{"p": {"x": "one"}}')
     assert caught.value.where == "#/p/x"
+
+
+def test_alternatives_with_a_tag_must_have_it_though_it_has_a_default() -> None:
+    class Boat(pydantic.BaseModel):
+        kind: Literal["boat"] = "boat"
+        masts: int
+
+    class Cart(pydantic.BaseModel):
+        kind: Literal["cart"] = "cart"
+
+    class Load(pydantic.BaseModel):
+        carrier: Annotated[Boat | Cart, pydantic.Field(discriminator="kind")]
+        spare: Boat | None = None
+
+    made = python_type(Load)
+    validator = jsonschema.Draft202012Validator(made.schema)
+    for text, read in [
+        ('{"carrier":{"kind":"boat","masts":2}}', True),
+        ('{"carrier":{"kind":"cart"}}', True),
+        ('{"carrier":{"masts":2}}', False),
+        ('{"carrier":{}}', False),
+        ('{"carrier":{"kind":"cart"},"spare":{"masts":1}}', True),
+    ]:
+        assert validator.is_valid(json.loads(text)) == read
+        if read:
+            made.parse(text)
+        else:
+            with pytest.raises(GrammarError):
+                made.parse(text)

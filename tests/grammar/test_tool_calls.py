@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -140,3 +141,40 @@ def test_refusals() -> None:
         tool_calls(TOOLS, at_least=2, at_most=1)
     with pytest.raises(GrammarError, match="tool f, #"):
         tool_calls([Tool("f", {"type": "nonsense"})])
+
+
+SCHEMA = {"type": "object", "properties": {"level": {"type": "integer"}}, "required": ["level"]}
+
+
+@pytest.mark.parametrize("key", ["parameters", "input_schema", "inputSchema", "parametersJsonSchema"])
+def test_the_schema_is_found_where_other_apis_have_it(key: str) -> None:
+    (tool,) = read_tools([{"name": "dim", "description": "Dims.", key: SCHEMA}])
+    assert tool.parameters == SCHEMA
+
+
+@pytest.mark.parametrize(
+    "entry", [{"name": "go"}, {"name": "go", "parameters": None}, {"name": "go", "input_schema": None}]
+)
+def test_a_tool_without_arguments_takes_any_object(entry: dict[str, Any]) -> None:
+    (tool,) = read_tools([entry])
+    assert tool.parameters == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"name": "dim", "args": SCHEMA}, "args"),
+        ({"name": "dim", "parameters": SCHEMA, "input_schema": SCHEMA}, "input_schema"),
+        ({"name": "dim", "parameters": "{}"}, "parameters"),
+        ({"name": "dim", "parameters": [SCHEMA]}, "parameters"),
+        ({"type": "function", "function": None}, "function"),
+    ],
+)
+def test_a_schema_that_is_none_or_lies_elsewhere_is_refused_by_its_key(entry: dict[str, Any], named: str) -> None:
+    with pytest.raises(ArgumentError, match=named):
+        read_tools([entry])
+
+
+def test_what_is_no_schema_of_the_arguments_is_left_alone() -> None:
+    (tool,) = read_tools([{"name": "go", "annotations": {"type": "hint"}, "outputSchema": SCHEMA}])
+    assert tool.parameters == {"type": "object"}

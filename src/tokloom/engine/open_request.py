@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tokloom.engine.loop import Decoding
 from tokloom.engine.request import Chunk, Result, Sampling, StopReason
@@ -102,6 +102,9 @@ class OpenRequest:
                 self.drafting.commit()
         written, rule = self.written, self.rule
         assert written.stop_reason is not None
+        parsed, problem = None, None
+        if rule is not None and written.is_complete:
+            parsed, problem = _parsed(rule, written.stream.text)
         return Result(
             text=written.stream.text,
             tokens=tuple(written.output),
@@ -110,7 +113,8 @@ class OpenRequest:
             ledger=self.ledger,
             selection=self.selection,
             components=self.components,
-            parsed=rule.parse(written.stream.text) if rule is not None and written.is_complete else None,
+            parsed=parsed,
+            parse_error=problem,
         )
 
     def _account(self) -> None:
@@ -188,3 +192,11 @@ def account(attention: Row, decode: Row, prediction: Prediction) -> None:
     for row in (attention, decode):
         if row.counts["attended"] != row.counts["attendable"]:
             row.savings.append(Saving("attended pairs", row.counts["attendable"], row.counts["attended"]))
+
+
+def _parsed(rule: Constraint, text: str) -> tuple[Any, str | None]:
+    """What the constraint makes of an output, or why it makes nothing of it."""
+    try:
+        return rule.parse(text), None
+    except Exception as error:  # of any kind: a reader runs validators that are the user's own
+        return None, f"{type(error).__name__}: {error}"

@@ -108,6 +108,9 @@ class Result:
     parsed: Any = None
     """What the constraint makes of the text (a JSON value, an object of the schema's type, a reply with its calls);
     None without such a constraint, or if the output was cut before it was complete (see `stop_reason`)."""
+    parse_error: str | None = None
+    """Why a complete output that the constraint allows could not be made into `parsed`: a schema can't say all that a
+    Python type's own validators ask for. The text is there all the same."""
 
     @property
     def citations(self) -> tuple[Span, ...]:
@@ -122,6 +125,7 @@ class Result:
             "stop_reason": self.stop_reason,
             "components": self.components,
             "parsed": to_jsonable_python(self.parsed),
+            "parse_error": self.parse_error,
             "citations": [
                 {"file": s.document.name, "start": s.start, "end": s.end, "section": s.section, "text": s.text}
                 for s in self.citations

@@ -122,6 +122,19 @@ def _closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     closed = {key: value if key in _DATA else _closed(value) for key, value in schema.items()}
+    tag = closed.get("discriminator")
+    if isinstance(tag, Mapping) and isinstance(tag.get("propertyName"), str):
+        # pydantic reads no alternative without its tag, though a tag with a default is not required by the schema
+        name = tag["propertyName"]
+        for keyword in ("oneOf", "anyOf"):
+            if isinstance(closed.get(keyword), list):
+                closed[keyword] = [_requiring(name, way) for way in closed[keyword]]
     if closed.get("type") == "object" and isinstance(closed.get("properties"), Mapping):
         closed.setdefault("additionalProperties", False)
     return closed
+
+
+def _requiring(name: str, schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    return {**schema, "required": list(dict.fromkeys([*schema.get("required", ()), name]))}

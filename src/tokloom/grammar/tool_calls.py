@@ -30,6 +30,14 @@ SPACE = Repeat(Chars(ranges(" \t\n\r")), 0, 8)
 
 PYTHON_TAG = "<|python_tag|>"
 
+SCHEMA_KEYS = ("parameters", "input_schema", "inputSchema", "parameters_json_schema", "parametersJsonSchema")
+"""Where the APIs of OpenAI, Anthropic, MCP and Gemini keep the schema of a tool's arguments."""
+
+OTHER_KEYS = frozenset(
+    "type name title description strict annotations outputSchema output_schema returns response cache_control".split()
+)
+"""Keys of a tool that hold no schema of its arguments, though they may hold one of something else."""
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -57,10 +65,11 @@ class Reply:
 
 
 def read_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
-    """The tools of a list as the OpenAI API takes it; bare functions (`name`, `parameters`) are taken too.
+    """The tools of a list as the OpenAI API takes it; bare functions (`name`, `parameters`), and tools as Anthropic,
+    MCP and Gemini have them, are taken too.
 
     Raises:
-        ArgumentError: an entry without a name, a name twice, or no entry.
+        ArgumentError: an entry without a name, a name twice, no entry, or arguments whose schema is none.
     """
     if not isinstance(tools, Sequence) or isinstance(tools, str) or not tools:
         raise ArgumentError("tools", tools, "a list with at least one tool")
@@ -74,8 +83,31 @@ def read_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
             )
         if name in found:
             raise ArgumentError(f"tools[{i}]", name, "a name that no other tool has")
-        found[name] = Tool(name, function.get("parameters", {"type": "object"}))
+        found[name] = Tool(name, _parameters(function, f"tools[{i}]"))
     return tuple(found.values())
+
+
+def _parameters(function: Mapping[str, Any], where: str) -> Mapping[str, Any] | bool:
+    """The schema of a tool's arguments; an object with anything in it if there is none, or null."""
+    given = [key for key in SCHEMA_KEYS if function.get(key) is not None]
+    if len(given) > 1:
+        raise ArgumentError(where, given, "one schema of the arguments", "Drop all keys but one.")
+    if not given:
+        others = [key for key, value in function.items() if key not in OTHER_KEYS and _like_a_schema(value)]
+        if others:
+            raise ArgumentError(
+                where, others[0], "the schema of the arguments under one of the keys " + ", ".join(SCHEMA_KEYS),
+                f"Rename {others[0]!r} to 'parameters'.",
+            )  # fmt: skip
+        return {"type": "object"}
+    schema = function[given[0]]
+    if not isinstance(schema, (Mapping, bool)):
+        raise ArgumentError(f"{where}.{given[0]}", schema, "a JSON Schema: an object, true or false, or null for none")
+    return schema
+
+
+def _like_a_schema(value: object) -> bool:
+    return isinstance(value, Mapping) and any(key in value for key in ("type", "properties", "$ref", "anyOf", "oneOf"))
 
 
 def tool_calls(

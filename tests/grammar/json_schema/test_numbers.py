@@ -3,12 +3,13 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.grammar import naive
 from tests.grammar.json_schema.texts import accepts
 from tokloom.grammar.expression import Grammar
+from tokloom.grammar.json_schema import numerals
 from tokloom.grammar.json_schema.numerals import numeral
 from tokloom.grammar.json_schema.shapes import NumberShape
 
@@ -57,6 +58,48 @@ def test_multiples(multiple):
         is_multiple = (Fraction(text) / step).denominator == 1
         assert naive.matches(grammar, text.encode()) == is_multiple, text
         assert naive.matches(without, text.encode()) == (not is_multiple), text
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.builds(
+        lambda odd, two, five: odd * 2**two * 5**five, st.integers(1, 300), st.integers(0, 12), st.integers(0, 6)
+    ),
+    st.integers(0, 3),
+    st.lists(st.integers(0, 10**12), min_size=5, max_size=15),
+)
+def test_large_multiples_are_counted_by_what_no_power_of_ten_has(modulus, decimals, numbers):
+    step = Fraction(modulus, 10**decimals)
+    try:
+        automaton = numerals._multiples(step)
+    except OverflowError:
+        assume(False)
+    assert len(automaton.edges) <= numerals.STATES + 1
+
+    def taken(text):
+        state = 0
+        for byte in text.encode():
+            state = next((to for first, last, to in automaton.edges[state] if first <= byte <= last), None)
+            if state is None:
+                return False
+        return state in automaton.accepting
+
+    offsets = (0, 1, modulus // 2, modulus // 10)
+    near = [number // modulus * modulus + offset for number in numbers for offset in offsets]
+    for number in near:
+        whole, rest = divmod(number, 10**decimals)
+        text = f"{whole}.{rest:0{decimals}d}" if decimals else str(whole)
+        assert taken(text) == ((Fraction(number, 10**decimals) / step).denominator == 1), text
+
+
+@pytest.mark.parametrize("multiple", [86_400, 604_800, 31_536_000, 10**9, 3600, 1024, 0.0000001])
+def test_round_multiples_compile(multiple):
+    numeral(NumberShape(multiple=Fraction(str(multiple))))
+    if multiple >= 1:
+        schema = {"type": "integer", "multipleOf": multiple}
+        assert accepts(schema, str(3 * multiple))
+        assert not accepts(schema, str(3 * multiple + 1))
+        assert not accepts(schema, str(multiple // 2))
 
 
 def test_multiples_that_need_too_many_states_are_refused():

@@ -274,7 +274,11 @@ def _read(schema: object) -> tuple[str, Any]:
         if isinstance(schema, str):
             return schema, json.loads(schema, parse_float=_decimal, parse_constant=_no_constant)
         return json.dumps(schema, allow_nan=False, default=_plain_number), schema
-    except (ValueError, TypeError, RecursionError) as error:
+    except RecursionError:
+        raise GrammarError(
+            "#", "the schema is nested too deeply to be read", "Give the inner parts names in $defs and refer to them."
+        ) from None
+    except (ValueError, TypeError) as error:
         raise GrammarError("#", f"the schema is not JSON: {error}") from error
 
 

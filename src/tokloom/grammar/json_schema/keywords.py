@@ -98,7 +98,7 @@ KEYWORDS: tuple[Keyword, ...] = (
         "multipleOf",
         "numbers",
         "a number above zero",
-        limits="Refused where the multiple has more than about four significant digits.",
+        limits="Refused where the multiple, without its factors 2 and 5, is above 10,000 or so.",
     ),
     Keyword("minLength", "strings", "a count"),
     Keyword("maxLength", "strings", "a count"),

@@ -259,31 +259,48 @@ def _magnitude(number: Fraction) -> int:
 
 @lru_cache(maxsize=200)
 def _multiples(multiple: Fraction) -> Automaton:
-    """Numerals without sign and exponent of multiples: the state is the remainder and the number of decimals read."""
+    """Numerals without sign and exponent of multiples: the state is the remainder and the number of decimals read.
+
+    Remainders that the same digits complete to a multiple are one state: 86400 needs some 300, not 172,800.
+    """
     places = 0
     while (multiple * 10**places).denominator != 1:
         places += 1
     modulus = int(multiple * 10**places)
-    if modulus * (places + 2) > STATES:
+    odd, tens = modulus, 0  # the part of the modulus that no power of ten has, and the least power that has the rest
+    for prime in (2, 5):
+        power = 0
+        while odd % prime == 0:
+            odd, power = odd // prime, power + 1
+        tens = max(tens, power)
+
+    def future(rest: int) -> tuple[int, ...]:
+        """Equal for remainders with the same future. After `tens` or more further digits only the remainder by `odd`
+        counts; before, the digits that complete it: the least number of them, -1 if none does."""
+        completing = [-rest * 10**digits % modulus for digits in range(tens)]
+        return rest % odd, *(least if least < 10**digits else -1 for digits, least in enumerate(completing))
+
+    futures = odd + sum(min(10**digits, modulus) // gcd(10**digits, modulus) + 1 for digits in range(tens))
+    if futures * (places + 2) > STATES:
         raise OverflowError(f"multiples of {float(multiple):g} need an automaton of more than {STATES} states")
     # Read so far: nothing; (0, r) an integer; (1, r) an integer and the point; (j + 1, r) j decimals.
-    numbers: dict[tuple[int, int], int] = {}
+    numbers: dict[tuple[int, tuple[int, ...]], int] = {}
     edges: list[dict[int, int]] = [{}]
     accepting = set()
-    todo: list[tuple[int, int]] = []
+    todo: list[tuple[int, int, int]] = []
 
     def state(place: int, rest: int) -> int:
-        if (place, rest) not in numbers:
-            numbers[place, rest] = len(edges)
+        key = place, future(rest)
+        if key not in numbers:
+            numbers[key] = len(edges)
+            todo.append((len(edges), place, rest))
             edges.append({})
-            todo.append((place, rest))
-        return numbers[place, rest]
+        return numbers[key]
 
     for digit in range(10):
         edges[0][48 + digit] = state(0, digit % modulus)
     while todo:
-        place, rest = todo.pop()
-        number = numbers[place, rest]
+        number, place, rest = todo.pop()
         decimals = min(max(place - 1, 0), places)
         if place != 1 and rest * 10 ** (places - decimals) % modulus == 0:
             accepting.add(number)
