@@ -3,6 +3,7 @@
     TokloomError
     ├── UsageError              the caller can fix it; exit code 2 on the command line
     │   ├── ArgumentError       an argument's value is not valid
+    │   │   ├── ArtifactError   a kept file is damaged, of another kind, version or owner, or can't be written
     │   │   ├── BudgetError     a token budget is too small for what must fit
     │   │   └── SpecError       a component spec "name:key=value" can't be read, or an option is refused
     │   ├── UnknownNameError    no method, model or task of that name; suggests the nearest
@@ -47,6 +48,14 @@ class ArgumentError(UsageError):
             shown = shown[:117] + "..."
         message = f"{argument}={shown} is not valid: expected {valid}."
         super().__init__(f"{message} {hint}".rstrip())
+
+
+class ArtifactError(ArgumentError):
+    """A file that tokloom keeps can't be used or written: says what was expected and what is there."""
+
+    def __init__(self, argument: str, path: str, expected: str, found: str, hint: str = "") -> None:
+        self.path, self.expected, self.found = path, expected, found
+        super().__init__(argument, path, f"{expected}, found {found}", hint)
 
 
 class BudgetError(ArgumentError):

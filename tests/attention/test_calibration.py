@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests import tiny_models
-from tokloom.attention.calibration import code_of
+from tokloom import registry
+from tokloom.attention.calibration import code_of, modules_of
 from tokloom.attention.policy import AttentionPolicy, Calibration
 from tokloom.engine.forward import calibrated
 from tokloom.methods.attention.fasa import FASA, DominantChunks
@@ -97,5 +98,27 @@ def test_every_file_of_the_package_counts(tmp_path: Path) -> None:
     for text in ("one = 1", "one = 2", "one = 1"):
         (tmp_path / "scores.py").write_text(text)
         code_of.cache_clear()
-        codes.append(code_of((), tmp_path))
+        codes.append(code_of((), (tmp_path,)))
     assert codes[0] == codes[2] != codes[1]
+
+
+def test_the_code_of_parts_counts_and_of_the_methods_that_they_import() -> None:
+    methods = "tokloom.methods.attention"
+    assert f"{methods}.fasa" in modules_of(FASA())
+    assert {f"{methods}.select", f"{methods}.fasa"} <= set(
+        modules_of(registry.build("select:scorer=fasa", AttentionPolicy, "policy"))
+    )
+    assert f"{methods}.fasa" in modules_of(registry.build("act_qkv", AttentionPolicy, "policy"))  # `sample` is fasa's
+    assert f"{methods}.quest" not in modules_of(FASA())
+
+
+def test_bfloat16_is_kept_by_its_bits(
+    cache: Path, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = from_elsewhere(tmp_path / "elsewhere.py", 3, monkeypatch)
+    value = torch.tensor([1.5, -2.25], dtype=torch.bfloat16)
+    monkeypatch.setattr(type(policy), "calibrate", lambda *_: {"a.b": value})
+    for part in (*calibrated(model, policy), *again(model, policy)):
+        assert part["a.b"].dtype == torch.bfloat16
+        assert torch.equal(part["a.b"], value)
+    assert len(list(cache.iterdir())) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.grammar.random_grammars import masked, vocabulary_of
-from tokloom.errors import ArgumentError, GrammarError
+from tokloom.errors import ArtifactError, GrammarError
 from tokloom.grammar import compiled
 from tokloom.grammar.compiled import CompiledGrammar, compile_expression
 from tokloom.grammar.expression import (
@@ -82,18 +82,19 @@ def test_a_file_of_another_vocabulary_or_format_or_with_damage_is_refused(tmp_pa
     path = tmp_path / "grammar"
     vocabulary = vocabulary_of()
     compile_expression(EVERYTHING, vocabulary).save(path)
-    with pytest.raises(ArgumentError, match="vocabulary="):
+    with pytest.raises(ArtifactError, match=r"for vocabulary .*Compile the grammar"):
         CompiledGrammar.load(path, vocabulary_of("other"))
     data = path.read_bytes()
     for damaged, reason in [
-        (data[:-1], "undamaged"),
-        (data.replace(b"grammar 1", b"grammar 0", 1), "begins"),
-        (b"", "begins"),
+        (data[:-1], "damage"),
+        (data.replace(b"(", b")", 1), "damage"),
+        (b"tokloom grammar 1\n", "damage"),
+        (b"", "damage"),
     ]:
         path.write_bytes(damaged)
-        with pytest.raises(ArgumentError, match=reason):
+        with pytest.raises(ArtifactError, match=reason):
             CompiledGrammar.load(path, vocabulary)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ArtifactError, match="no file"):
         CompiledGrammar.load(tmp_path / "none", vocabulary)
 
 

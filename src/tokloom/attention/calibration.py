@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from tokloom import registry
-from tokloom.artifacts import cache_dir, keep
+from tokloom.artifacts import Arrays, Artifact
 from tokloom.attention.policy import AttentionPolicy, Calibration
 from tokloom.errors import CompositionError
 from tokloom.kv.layer import KVLayer
@@ -26,6 +24,10 @@ from tokloom.kv.store import KVStore
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
+CALIBRATION = Artifact("calibration", version=1, folder="calibrations")
+HERE = Path(__file__).parent
+FOLDERS = (HERE, HERE / "selection", HERE.parent / "kv")
+"""Where the code lies that all calibrations share."""
 TOKENS = 1024
 """Most tokens of the calibration text that are read."""
 
@@ -77,56 +79,90 @@ def calibration_of(model: LanguageModel, policy: AttentionPolicy, run: Pass) -> 
         return held
     layers = model.model.config.get_text_config().num_hidden_layers
     tokens = passage(model.encode(text())[: min(TOKENS, model.window)])
-    path = cache_dir() / "calibrations" / f"{_fingerprint(model, policy, tokens, layers, run)}.safetensors"
-    found = _read(path.read_bytes(), layers) if path.is_file() else None
-    if found is None:
+
+    def make() -> Arrays:
         observed = _Observed(policy, layers)
         run(KVStore(layers, observed), tokens, Step(tuple(range(len(tokens))), model.device, prompt=True), False)
         if not any(observed.found):
             raise CompositionError(
                 policy.name, model.name, "it calibrates on layers with full attention, and this model has none"
             )
-        found = policy.finish_calibration(observed.found)
-        flat = {f"{i}.{name}": t.contiguous() for i, part in enumerate(found) for name, t in part.items()}
-        keep(path, save(flat, {"key": key}))
+        return _arrays(policy.finish_calibration(observed.found))
+
+    found = _calibration(CALIBRATION.cached(_identity(model, policy, tokens, layers, run), make), layers)
     found = [{name: t.to(model.device).contiguous() for name, t in part.items()} for part in found]
     model.calibrations[key] = found
     return found
 
 
-def _fingerprint(model: LanguageModel, policy: AttentionPolicy, tokens: list[int], layers: int, run: Pass) -> str:
+def _identity(
+    model: LanguageModel, policy: AttentionPolicy, tokens: list[int], layers: int, run: Pass
+) -> dict[str, object]:
     """Tells models apart, fine-tuned ones too, by what they make of the first tokens; and versions of the code."""
     some = tokens[:64]
     logits = run(
         KVStore(layers, AttentionPolicy()), some, Step(tuple(range(len(some))), model.device, prompt=True), True
     )
-    rope = None if model.rope is None else registry.spec_of(model.rope)
-    code = code_of(tuple(each.__module__ for each in type(policy).__mro__))
-    made_by = [policy.calibration_key, code]
-    identity = [type(model.model).__name__, rope, layers, made_by, logits.argmax(-1).tolist(), tokens]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return {
+        "method": policy.calibration_key, "code": code_of(modules_of(policy)), "model": type(model.model).__name__,
+        "rope": None if model.rope is None else registry.spec_of(model.rope), "layers": layers,
+        "first tokens": logits.argmax(-1).tolist(), "text": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
+    }  # fmt: skip
+
+
+def modules_of(policy: AttentionPolicy) -> tuple[str, ...]:
+    """The modules that a policy's calibration is written in: of its class, of its parts, which may be another method's,
+    and of the methods that these import from."""
+    modules: set[str] = set()
+    waiting: list[object] = [policy]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        modules.update(base.__module__ for base in type(each).__mro__)
+        held = vars(each).values() if hasattr(each, "__dict__") else ()
+        flat = (part for value in held for part in (value if isinstance(value, tuple | list) else (value,)))
+        waiting.extend(part for part in flat if hasattr(part, "calibrate"))
+    added = set(modules)
+    while added:
+        values = [value for name in added if name in sys.modules for value in vars(sys.modules[name]).values()]
+        imported = {str(getattr(value, "__module__", "")) for value in values}
+        added = {name for name in imported if name.startswith("tokloom.methods.")} - modules
+        modules |= added
+    return tuple(sorted(modules))
 
 
 @cache
-def code_of(modules: tuple[str, ...], folder: Path = Path(__file__).parent) -> str:
-    """Tells versions of the code apart that makes the calibration: all of this folder, for parts call each other, and
-    these modules, of which a policy from elsewhere is."""
+def code_of(modules: tuple[str, ...], folders: tuple[Path, ...] = FOLDERS) -> str:
+    """Tells versions of the code apart that makes the calibration: these modules, and all of the folders, for their
+    parts call each other."""
     paths = (getattr(sys.modules.get(module), "__file__", None) for module in modules)
-    elsewhere = {Path(file) for file in paths if file is not None}
+    files = {Path(file) for file in paths if file is not None}
     digest = hashlib.sha256()
-    for path in sorted({*folder.glob("*.py"), *elsewhere}):
+    for path in sorted(files.union(*(folder.glob("*.py") for folder in folders))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _read(data: bytes, layers: int) -> Calibration | None:
-    """None if the file is damaged: it is made anew then."""
-    try:
-        flat = load(data)
-        found: Calibration = [{} for _ in range(layers)]
-        for key, tensor in flat.items():
-            index, _, name = key.partition(".")
-            found[int(index)][name] = tensor
-    except (SafetensorError, ValueError, IndexError):
-        return None
+def _arrays(found: Calibration) -> Arrays:
+    """Named by layer and tensor. numpy has no bfloat16: these are kept by their bits."""
+    arrays: Arrays = {}
+    for index, part in enumerate(found):
+        for name, tensor in part.items():
+            held = tensor.detach().cpu().contiguous()
+            if held.dtype == torch.bfloat16:
+                arrays[f"{index}.bf16.{name}"] = held.view(torch.int16).numpy()
+            else:
+                arrays[f"{index}.as_is.{name}"] = held.numpy()
+    return arrays
+
+
+def _calibration(arrays: Arrays, layers: int) -> Calibration:
+    found: Calibration = [{} for _ in range(layers)]
+    for key, array in arrays.items():
+        index, form, name = key.split(".", 2)
+        tensor = torch.from_numpy(array)
+        found[int(index)][name] = tensor.view(torch.bfloat16) if form == "bf16" else tensor
     return found

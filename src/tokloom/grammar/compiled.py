@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tokloom._core import GrammarForm, GrammarProgram, MaskCachePool
-from tokloom.atomic import write_atomic
-from tokloom.errors import ArgumentError
+from tokloom.artifacts import Artifact
 from tokloom.grammar.matcher import GrammarMatcher
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ one step is refused."""
 CACHED = 128
 """Compiled grammars that a vocabulary remembers."""
 
-_FORMAT = b"tokloom grammar 1"
+FILE = Artifact("compiled grammar", version=2, remedy="Compile the grammar for this vocabulary and save it again.")
 _lock = threading.Lock()
 
 
@@ -67,29 +67,18 @@ class CompiledGrammar:
         return self._context.pool.nbytes
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the grammar to a file, whole or not at all. States aren't saved: they are quickly made again."""
-        data = self.key
-        header = (_FORMAT, self._context.fingerprint(self.vocabulary), hashlib.sha256(data).hexdigest().encode())
-        write_atomic(path, b"\n".join((*header, data)))
+        """Writes the grammar to a file, whole or not at all. States aren't saved: they are quickly made again.
+
+        Raises ArtifactError if the file can't be written."""
+        form = np.frombuffer(self.key, dtype=np.uint8)
+        FILE.save(path, {"form": form}, {"vocabulary": self._context.fingerprint(self.vocabulary)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], vocabulary: Vocabulary) -> CompiledGrammar:
-        """A grammar that `save` wrote. Raises ArgumentError if the file is damaged, from another version of the
-        format, or was made for another vocabulary; OSError if it can't be read."""
-        head, _, rest = Path(path).read_bytes().partition(b"\n")
-        if head != _FORMAT:
-            shown = head[:40].decode(errors="replace")
-            raise ArgumentError("path", str(path), f"a file that begins {_FORMAT.decode()!r}, not {shown!r}", _AGAIN)
-        fingerprint, _, rest = rest.partition(b"\n")
-        digest, _, data = rest.partition(b"\n")
-        if hashlib.sha256(data).hexdigest().encode() != digest:
-            raise ArgumentError("path", str(path), "an undamaged file", _AGAIN)
-        if fingerprint != _context(vocabulary).fingerprint(vocabulary):
-            raise ArgumentError("vocabulary", vocabulary, "the vocabulary that the grammar was compiled for", _AGAIN)
-        return _compiled(GrammarForm.decode(data), vocabulary)
-
-
-_AGAIN = "Compile the grammar and save it again."
+        """A grammar that `save` wrote. Raises ArtifactError if the file is none or damaged, from another version of the
+        format, or was made for another vocabulary."""
+        arrays = FILE.load(path, {"vocabulary": _context(vocabulary).fingerprint(vocabulary)})
+        return _compiled(GrammarForm.decode(arrays["form"].tobytes()), vocabulary)
 
 
 def compile_expression(grammar: Grammar, vocabulary: Vocabulary) -> CompiledGrammar:
@@ -122,15 +111,15 @@ class _Context:
         self.pool = MaskCachePool(vocabulary.trie, MASK_CACHE_LIMIT)
         self.lock = threading.Lock()
         self.cache: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
-        self._fingerprint: bytes | None = None
+        self._fingerprint: str | None = None
 
-    def fingerprint(self, vocabulary: Vocabulary) -> bytes:
+    def fingerprint(self, vocabulary: Vocabulary) -> str:
         """Of every token's bytes and the ids that end a text."""
         if self._fingerprint is None:
             digest = hashlib.sha256(repr(sorted(vocabulary.eos_ids)).encode())
             for token in vocabulary.token_bytes:
                 digest.update(len(token).to_bytes(4, "little") + token)
-            self._fingerprint = digest.hexdigest().encode()
+            self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
 

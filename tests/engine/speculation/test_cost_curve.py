@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokloom.engine.speculation.cost_curve import WIDTHS, CostCurve, LiveCurve, load_or_measure
+from tokloom.engine.speculation.cost_curve import CURVE, WIDTHS, CostCurve, LiveCurve, load_or_measure
 from tokloom.models.language_model import LanguageModel
 
 
@@ -84,21 +83,22 @@ def test_without_passes_of_one_row_nothing_is_concluded() -> None:
     assert live.curve.seconds == STALE
 
 
-def test_a_healed_curve_is_kept_and_a_fork_is_not(tmp_path: Path) -> None:
-    file = tmp_path / "curve.json"
-    live = LiveCurve(CostCurve(STALE), file, ["here"])
+def test_a_healed_curve_is_kept_and_a_fork_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKLOOM_CACHE", str(tmp_path))
+    key = {"machine": "here"}
+    live = LiveCurve(CostCurve(STALE), key)
     live.save()
-    assert not file.exists()
+    assert CURVE.find(key) is None
     fork = live.fork()
     used(fork, (2, 4))
     fork.save()
     assert fork.table != live.table
-    assert not file.exists()
+    assert CURVE.find(key) is None
     used(live, (2, 4))
     live.save()
-    kept = json.loads(file.read_text())
-    assert kept["identity"] == ["here"]
-    assert {int(rows): seconds for rows, seconds in kept["seconds"].items()} == live.curve.seconds
+    kept = CURVE.find(key)
+    assert kept is not None
+    assert dict(zip(kept["widths"].tolist(), kept["seconds"].tolist(), strict=True)) == live.curve.seconds
 
 
 def test_a_width_that_was_held_up_does_not_make_wider_ones_dear() -> None:

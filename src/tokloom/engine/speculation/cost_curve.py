@@ -6,29 +6,27 @@ model, precision, device, instruction set and number of threads, and kept in the
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tokloom._core import kernels
-from tokloom.artifacts import cache_dir, keep
+from tokloom.artifacts import Arrays, Artifact
 from tokloom.attention.policy import AttentionPolicy
 from tokloom.engine.forward import forward, new_store, prefill
 from tokloom.kv.store import Step
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tokloom.models.language_model import LanguageModel
 
+CURVE = Artifact("cost curve", version=1, folder="cost_curves")
 WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 ROUNDS = 3
 CONTEXT = 64
@@ -72,8 +70,9 @@ class LiveCurve:
     FRESH = 256
     """Passes after which one of a single row is too long ago to compare with."""
 
-    def __init__(self, curve: CostCurve, file: Path | None = None, identity: Sequence[object] = ()) -> None:
-        self.curve, self.file, self.identity = curve, file, identity
+    def __init__(self, curve: CostCurve, key: Mapping[str, object] | None = None) -> None:
+        """key: under which the curve is kept in the cache directory; None is not kept."""
+        self.curve, self.key = curve, key
         self._plain: deque[tuple[int, float]] = deque(maxlen=self.KEPT)
         self._seen: dict[int, deque[float]] = {}
         self._count = self._changed = 0
@@ -131,17 +130,21 @@ class LiveCurve:
         self.cheapest = min((after - before for before, after in pairwise(self.table[1:])), default=math.inf)
 
     def save(self) -> None:
-        """Writes the curve to its file, whole or not at all, if it has moved by more than a tenth."""
-        if self.file is None or self.curve is self._saved:
+        """Keeps the curve in the cache directory if it has moved by more than a tenth."""
+        if self.key is None or self.curve is self._saved:
             return
         old, new = self._saved, self.curve
         if any(abs(new.relative(width) / old.relative(width) - 1) > 0.1 for width in new.seconds):
-            _write(self.file, self.identity, new)
+            CURVE.keep(self.key, _arrays(new))
             self._saved = new
 
 
-def _write(file: Path, identity: Sequence[object], curve: CostCurve) -> None:
-    keep(file, json.dumps({"identity": list(identity), "seconds": curve.seconds}, indent=1))
+def _arrays(curve: CostCurve) -> Arrays:
+    return {"widths": np.array(list(curve.seconds)), "seconds": np.array(list(curve.seconds.values()))}
+
+
+def _curve(arrays: Arrays) -> CostCurve:
+    return CostCurve(dict(zip(arrays["widths"].tolist(), arrays["seconds"].tolist(), strict=True)))
 
 
 def _quartile(times: Iterable[float]) -> float:
@@ -170,18 +173,9 @@ def measure(model: LanguageModel) -> CostCurve:
 def load_or_measure(model: LanguageModel) -> LiveCurve:
     """The curve of this model on this machine, from the cache directory if it was measured before."""
     parameters = sum(p.numel() for p in model.model.parameters())
-    identity = [
-        type(model.model).__name__, parameters, str(model.dtype), model.weights, str(model.device),
-        torch.get_num_threads(), torch.__version__, kernels(), *WIDTHS,
-    ]  # fmt: skip
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    path = cache_dir() / "cost_curves" / f"{name}.json"
-    if path.is_file():
-        try:
-            known = CostCurve({int(rows): float(s) for rows, s in json.loads(path.read_text())["seconds"].items()})
-            return LiveCurve(known, path, identity)
-        except (ValueError, KeyError, AttributeError):
-            path.unlink()  # not ours or damaged: measure anew
-    curve = measure(model)
-    _write(path, identity, curve)
-    return LiveCurve(curve, path, identity)
+    key = {
+        "model": type(model.model).__name__, "parameters": parameters, "precision": str(model.dtype),
+        "weights": model.weights, "device": str(model.device), "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "kernels": kernels(), "widths": WIDTHS,
+    }  # fmt: skip
+    return LiveCurve(_curve(CURVE.cached(key, lambda: _arrays(measure(model)))), key)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tokloom.atomic import write_atomic
+from tokloom.artifacts import Artifact
 from tokloom.decode.constraint import Matcher
 from tokloom.decode.draft_tree import DraftTree
 from tokloom.decode.drafter import Drafter, DraftRequest, DraftState, Verified
@@ -21,7 +17,6 @@ from tokloom.engine.speculation.cost_curve import LiveCurve, load_or_measure
 from tokloom.engine.speculation.draft_gate import DraftGate
 from tokloom.engine.speculation.grafting import graft
 from tokloom.engine.speculation.probability_correction import ProbabilityCorrection, Proposal, RequestTracker
-from tokloom.errors import ArgumentError, DocumentError
 from tokloom.registry import spec_of
 
 if TYPE_CHECKING:
@@ -29,8 +24,12 @@ if TYPE_CHECKING:
 
     from tokloom.models.language_model import LanguageModel
 
-_OWNER = "owner"
-"""Name under which a saved state says whose it is."""
+STATE = Artifact(
+    "drafter state",
+    version=2,
+    argument="drafter_state",
+    remedy="Give each drafter and model its own file, and drafts of bytes and of tokens. Remove a damaged or old file.",
+)
 HOPE = 0.6
 """Drafters are asked for nodes of this share of the chance that pays: it may turn out to be higher than they think."""
 
@@ -205,50 +204,26 @@ class Drafting:
     # --- what the drafter learned, in a file
 
     def save(self, path: str | Path) -> None:
-        """Writes the drafter's state, whole or not at all. Raises ArgumentError if the file can't be written."""
-        written = io.BytesIO()
-        arrays: dict[str, Any] = {_OWNER: np.array(self._owner), **self.state.arrays()}
-        np.savez(written, **arrays)
-        try:
-            write_atomic(path, written.getvalue())
-        except OSError as error:
-            raise ArgumentError(
-                "drafter_state", str(path), f"a file that can be written ({error.strerror})", "Choose another path."
-            ) from None
+        """Writes the drafter's state, whole or not at all. Raises ArtifactError if the file can't be written."""
+        STATE.save(path, self.state.arrays(), self._owner)
 
     def load(self, path: str | Path) -> None:
         """Takes over a state that `save` wrote.
 
-        Raises DocumentError if the file is none or damaged, ArgumentError if it is of another drafter or model, or of
-        bytes where tokens are drafted."""
-        try:
-            if Path(path).is_file() and not zipfile.is_zipfile(path):  # numpy would speak of pickles
-                raise ValueError("it is no file of arrays")
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-            owner = str(arrays.pop(_OWNER))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise DocumentError(str(path), f"is not a drafter's state ({error or type(error).__name__})") from None
-        if owner != self._owner:
-            raise ArgumentError(
-                "drafter_state", str(path), f"a state of {self._owner}, not of {owner}",
-                "Give each drafter and model a file of its own, and drafts of bytes and of tokens.",
-            )  # fmt: skip
+        Raises ArtifactError if the file is none or damaged, or if it is of another drafter or model, or of bytes where
+        tokens are drafted."""
+        arrays = STATE.load(path, self._owner)
         try:
             if _forms(arrays) != _forms(self.state.arrays()):
                 raise ValueError("its arrays are not those that this drafter writes")
             self.state.restore(arrays)
         except (ValueError, IndexError, TypeError) as error:
-            raise DocumentError(
-                str(path), f"is damaged or of another version of tokloom ({error})", "Remove it to begin anew."
-            ) from None
+            raise STATE.damaged(path, error) from None
 
     @property
-    def _owner(self) -> str:
-        on = f"{spec_of(self.drafter)} on {self.model.name}"
-        return (
-            f"{on} ({self.model.vocabulary.size} tokens)" if self.unit == "tokens" else f"{on} (drafts of {self.unit})"
-        )
+    def _owner(self) -> dict[str, object]:
+        owner: dict[str, object] = {"drafter": spec_of(self.drafter), "model": self.model.name, "drafts of": self.unit}
+        return {**owner, "vocabulary": self.model.vocabulary.size} if self.unit == "tokens" else owner
 
 
 def _forms(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[str, int]]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tokloom.artifacts import Artifact
 from tokloom.atomic import check_writable, write_atomic
 from tokloom.engine.capture import MlpInput
 from tokloom.errors import ArgumentError, DocumentError
@@ -26,7 +27,12 @@ from tokloom.errors import ArgumentError, DocumentError
 if TYPE_CHECKING:
     from tokloom.models.language_model import LanguageModel
 
-VERSION = 1
+STORE = Artifact(
+    "datastore",
+    version=2,
+    argument="datastore",
+    remedy="Remove what is there and build it from your text: tokloom prepare knn_lm:datastore={path} FILE ...",
+)
 OVERLAP = 4
 """A window repeats this part (one fourth) of the one before, so that every key has a context."""
 HELD_OUT = 10
@@ -59,7 +65,6 @@ class About:
     perplexity, tuned_perplexity: of that text, by the model alone and with these.
     """
 
-    version: int
     model: str
     vocabulary: int
     layer: int
@@ -76,7 +81,7 @@ class About:
 class Datastore:
     """An opened datastore. Nothing is read before it is searched.
 
-    Raises ArgumentError if there is none at `path`, DocumentError if it is damaged.
+    Raises ArtifactError if there is none at `path`, or if it is damaged or of another version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -84,26 +89,19 @@ class Datastore:
 
         folder = Path(path)
         try:
-            written = (folder / "about.json").read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise ArgumentError(
-                "datastore", str(path), "the directory of a built datastore",
-                f"Build it from your text: tokloom prepare knn_lm:datastore={path} FILE ...",
-            ) from None  # fmt: skip
+            header = (folder / "about.json").read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise STORE.damaged(path, error) from None
+        of = STORE.check(path, header)
         try:
-            about = dict(json.loads(written))
-            if about.get("version") != VERSION:
-                raise ArgumentError("datastore", str(path), f"a datastore of version {VERSION}", "Build it again.")
-            self.about = About(**about)
+            self.about = About(**of)
             self.index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
             self.values: NDArray[np.int32] = np.memmap(folder / "values.i32", dtype=np.int32, mode="r")
             held = {self.about.count, self.index.ntotal, len(self.values)}
             if len(held) > 1 or self.about.width != self.index.d:
                 raise ValueError("its files do not belong together")
         except (OSError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: faiss's own
-            raise DocumentError(
-                str(path), f"is a damaged datastore ({error})", "Remove it and build it again."
-            ) from None
+            raise STORE.damaged(path, str(error)) from None
 
     def search(
         self, queries: NDArray[np.float32], k: int, probes: int | None = None
@@ -154,7 +152,7 @@ def build(
     pieces = list(_windows(documents, window))
     if len(pieces) < 2:
         raise DocumentError("the texts", f"have too few tokens: a datastore needs more than a window of {window}")
-    digest = hashlib.sha256(f"{VERSION} {model.name} {model.weights} {layer} {window}".encode())
+    digest = hashlib.sha256(f"{STORE.version} {model.name} {model.weights} {layer} {window}".encode())
     for document in documents:
         digest.update(np.array([len(document), *document], dtype=np.int64).tobytes())
     target = Path(path)
@@ -171,7 +169,7 @@ def build(
     collected = _Collected(work, digest.hexdigest())
     collected.run(model, documents, pieces, layer, progress)
     about = _finish(collected, model, layer, digest.hexdigest(), progress)
-    write_atomic(work / "about.json", json.dumps(asdict(about), indent=1))
+    write_atomic(work / "about.json", STORE.header(asdict(about)))
     collected.remove()
     work.rename(target)
     return about
@@ -297,7 +295,7 @@ def _finish(collected: _Collected, model: LanguageModel, layer: int, source: str
     if progress is not None:
         progress("index", 2, 2)
     return About(
-        version=VERSION, model=model.name, vocabulary=model.vocabulary.size, layer=layer, width=keys.shape[1],
+        model=model.name, vocabulary=model.vocabulary.size, layer=layer, width=keys.shape[1],
         count=len(values), temperature=temperature, weight=weight,
         perplexity=math.exp(-float(logprobs[chosen].mean())), tuned_perplexity=tuned, source=source,
     )  # fmt: skip

@@ -3,25 +3,24 @@
 An exit after layer n is a linear map of the normalised hidden states, then the model's own norm and head, so that its
 sub-model of n layers (`models/submodel.py`) has next to no weights of its own. The map is fitted to the user's text in
 half a minute by ridge regression onto the last layer's states and, if wanted, some steps down the divergence from the
-model's distribution. Kept in one safetensors file.
+model's distribution. Kept in one file (`artifacts.py`).
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
-from tokloom.atomic import check_writable, write_atomic
+from tokloom.artifacts import Arrays, Artifact
+from tokloom.atomic import check_writable
 from tokloom.engine.capture import Capture
-from tokloom.errors import ArgumentError, CompositionError, DocumentError
+from tokloom.errors import ArgumentError, DocumentError
 from tokloom.models.submodel import submodel
 
 if TYPE_CHECKING:
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
+HEADS = Artifact(
+    "exit heads", version=2, argument="exits", remedy="Fit them to your text: tokloom prepare s2d:exits={path} FILE ..."
+)
 WINDOW = 512
 BATCH = 128
 RATE = 1e-3
@@ -57,26 +59,12 @@ def normalised(hidden: torch.Tensor) -> torch.Tensor:
 def exits(path: str | os.PathLike[str], model: LanguageModel) -> dict[int, LanguageModel]:
     """The sub-models of a file of exit heads, by how many layers they have, fewest first.
 
-    Raises ArgumentError if the file is none, CompositionError if it was fitted to another model.
+    Raises ArtifactError if the file is none, or if it was fitted to another model.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), "pt") as file:
-            about = file.metadata() or {}
-            layers = json.loads(about["layers"])
-            maps = {n: ExitMap(file.get_tensor(f"{n}.weight"), file.get_tensor(f"{n}.bias")) for n in layers}
-        owner = (about["model"], about["vocabulary"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise ArgumentError(
-            "exits", str(path), f"a file of exit heads ({error})",
-            f"Fit them to your text: tokloom prepare s2d:exits={path} FILE ...",
-        ) from None  # fmt: skip
-    if owner != (model.name, str(model.vocabulary.size)):
-        raise CompositionError(
-            f"the exit heads {path} of {about['model']}", model.name, "the heads are another model's"
-        )
-    return {n: submodel(model, range(n), maps[n]) for n in sorted(layers)}
+    arrays = {name: torch.from_numpy(array) for name, array in HEADS.load(path, _owner(model)).items()}
+    layers = sorted({int(name.partition(".")[0]) for name in arrays})
+    maps = {n: ExitMap(arrays[f"{n}.weight"], arrays[f"{n}.bias"]) for n in layers}
+    return {n: submodel(model, range(n), maps[n]) for n in layers}
 
 
 def fit(
@@ -99,8 +87,6 @@ def fit(
         ArgumentError: a layer that the model does not have before its last.
         DocumentError: too little text.
     """
-    from safetensors.torch import save
-
     count = model.model.config.get_text_config().num_hidden_layers
     if not layers or list(layers) != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] < count:
         raise ArgumentError("layers", list(layers), f"rising numbers of layers, 1 to {count - 1}")
@@ -108,15 +94,19 @@ def fit(
     states = _collect(model, texts, layers, rows, progress)
     norm, head = _norm_and_head(model)
     agreement: dict[int, float] = {}
-    tensors: dict[str, torch.Tensor] = {}
+    arrays: Arrays = {}
     with torch.inference_mode(False), torch.enable_grad():
         for n in layers:
             fitted = _fit_one(states[n], states[count], norm, head, steps, n, progress)
-            tensors[f"{n}.weight"], tensors[f"{n}.bias"] = fitted.weight.contiguous(), fitted.bias.contiguous()
+            arrays[f"{n}.weight"] = fitted.weight.cpu().contiguous().numpy()
+            arrays[f"{n}.bias"] = fitted.bias.cpu().contiguous().numpy()
             agreement[n] = _agreement(fitted, states[n], states[count], norm, head)
-    about = {"model": model.name, "vocabulary": str(model.vocabulary.size), "layers": json.dumps(list(layers))}
-    write_atomic(Path(path), save(tensors, about))
+    HEADS.save(path, arrays, _owner(model))
     return agreement
+
+
+def _owner(model: LanguageModel) -> dict[str, object]:
+    return {"model": model.name, "vocabulary": model.vocabulary.size}
 
 
 class _Several(Capture):
