@@ -77,7 +77,7 @@ def methods_index(cards: list[Card]) -> str:
             (f"[{c.name}]({c.name}.md)", c.kind, paper_link(c), render.one_line(c)) for c in cards if c.stage == stage
         ]
         if rows:
-            parts.append(f"\n## {stage}\n\n{table(('method', 'kind', 'paper', 'effect'), rows)}")
+            parts.append(f"\n## {stage}\n\n{table(('method', 'kind', 'paper', 'what it is'), rows)}")
     return "".join(parts)
 
 

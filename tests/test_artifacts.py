@@ -174,7 +174,7 @@ def test_a_cached_file_that_is_damaged_or_of_another_version_is_made_again(
         path.write_bytes(data)
         caplog.clear()
         assert equal(THING.cached(ABOUT, lambda: dict(ARRAYS)), ARRAYS)
-        assert "made anew" in caplog.text
+        assert "made again" in caplog.text
         assert THING.find(ABOUT) is not None
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,31 +24,13 @@ POLICIES = [name for name in NAMES if registry.card(name).kind == "AttentionPoli
 DRAFTERS = [name for name in NAMES if registry.card(name).kind == "Drafter"]
 SELECTORS = [name for name in NAMES if registry.card(name).kind == "ContextSelector"]
 
-# What a method needs beyond its defaults to be built.
-ADD = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
-REQUIRED = {
-    "choices": {"options": ("yes", "no")},
-    "regex": {"pattern": "[0-9]+"},
-    "grammar": {"text": 'root ::= "a" root | "b"'},
-    "json_schema": {"schema": {"type": "object"}},
-    "structural_tag": {"tools": [ADD]},
-    "spec_bench": {"path": "question.jsonl"},
-    "guided_diffusion": {"guide": "guide"},
-    "knn_lm": {"datastore": "datastore"},
-    "s2d": {"exits": "exits", "layers": (1,), "steps": 1},
-}
 TEXT = "The baker lives in house 7. It is a quiet street, and the miller sings. one two three four five six seven " * 12
-# Options, where a policy has them, with which its budget bites on the short texts of the tiny models.
-SMALL = {
-    "budget": 24, "interval": 4, "sink": 2, "local": 8, "window": 4, "longest": 5, "page": 8, "block": 4, "batch": 16,
-    "observed": 8,
-}  # fmt: skip
 PROMPT = "one two three four five six seven one two three four five six seven one two three"
 
 
-def small(name: str) -> dict[str, int]:
-    has = {option.name for option in registry.card(name).options} if name in POLICIES else set()
-    return {option: value for option, value in SMALL.items() if option in has}
+def example(name: str) -> dict[str, Any]:
+    options: dict[str, Any] = registry.get(name).example  # type: ignore[attr-defined]
+    return options
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,27 +49,29 @@ def test_the_card_is_complete(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_options_round_trip(name: str) -> None:
     cls = registry.get(name)
-    built = cls(**REQUIRED.get(name, {}), **small(name))
+    built = cls(**example(name))
     again_name, options = parse_spec(registry.spec_of(built))
     assert again_name == name
     assert cls(**options) == built
     assert [f.name for f in fields(cls)] == [o.name for o in registry.card(name).options]
+    assert set(example(name)) <= {f.name for f in fields(cls)}
+    assert "example" not in {f.name for f in fields(cls)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_options_are_refused_by_name(name: str) -> None:
     cls = registry.get(name)
     with pytest.raises(SpecError, match=f"{name}:no_such_option"):
-        cls(**REQUIRED.get(name, {}), no_such_option=1)
+        cls(**example(name), no_such_option=1)
     for option in registry.card(name).options:
         if option.type in ("int", "float"):
             with pytest.raises(SpecError, match=f"{name}:{option.name}='wrong'"):
-                cls(**{**REQUIRED.get(name, {}), option.name: "wrong"})
+                cls(**{**example(name), option.name: "wrong"})
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_immutable(name: str) -> None:
-    built = registry.get(name)(**REQUIRED.get(name, {}))
+    built = registry.get(name)(**example(name))
     for field in fields(built):
         with pytest.raises(AttributeError):
             setattr(built, field.name, None)
@@ -94,14 +79,14 @@ def test_options_are_immutable(name: str) -> None:
 
 def prepared(name: str, model: LanguageModel):  # type: ignore[no-untyped-def]
     """A method, with what it needs made of `TEXT` in the working directory."""
-    built = registry.get(name)(**REQUIRED.get(name, {}))
+    built = registry.get(name)(**example(name))
     if isinstance(built, Prepared):
         built.prepare(model, [TEXT])
     return built
 
 
 def policy(name: str):  # type: ignore[no-untyped-def]
-    return registry.get(name)(**small(name))
+    return registry.get(name)(**example(name))
 
 
 # The model with sliding windows meets every policy and every drafter too, but not all pairs of them.

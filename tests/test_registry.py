@@ -273,7 +273,7 @@ Effect: Fewer bytes
     are held.
 Differs: nothing.
 """
-from x import y
+from tokloom.attention import policy as y
 
 @method(stage="attention")
 class Keeper(y.AttentionPolicy):
@@ -286,6 +286,9 @@ class Keeper(y.AttentionPolicy):
     pair: tuple[int, int] = (1, 2)
     def run(self) -> None: ...
 '''
+
+
+IMPORTS = "from tokloom.decode.drafter import Drafter\nfrom tokloom.attention.eviction import Evicting\n"
 
 
 def test_card_is_read_from_the_source(tmp_path: Path) -> None:
@@ -319,7 +322,7 @@ def test_papers_of_baselines_and_outside_the_catalogue(
     tmp_path: Path, line: str, expected: tuple[int | None, str | None, str]
 ) -> None:
     path = tmp_path / "m.py"
-    path.write_text(f'"""S.\n\nPaper: {line}\n"""\n@method(stage="decode")\nclass M(B): ...\n')
+    path.write_text(f'"""S.\n\nPaper: {line}\n"""\n{IMPORTS}@method(stage="decode")\nclass M(Drafter): ...\n')
     found = read_card(path, "m")
     assert found is not None
     assert (found.paper, found.arxiv, found.title) == expected
@@ -339,7 +342,42 @@ def test_card_agrees_with_the_class() -> None:
         cls = registry.get(name)
         shown = card(name)
         assert [o.name for o in shown.options] == [f.name for f in fields(cls)]
-        assert cls.__bases__[-1].__name__ == shown.kind
+        assert shown.kind in [base.__name__ for base in cls.__mro__]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        (IMPORTS + "@method(stage='attention')\nclass M(Evicting): ...\n", "AttentionPolicy"),
+        (IMPORTS + "class Part(Evicting): ...\n@method(stage='attention')\nclass M(Part): ...\n", "AttentionPolicy"),
+        (IMPORTS + "@method(stage='decode')\nclass M(Drafter, Unknown): ...\n", "Drafter"),
+        ("import tokloom.decode.drafter as d\n@method(stage='decode')\nclass M(d.Drafter): ...\n", "Drafter"),
+        ("from .other import Part\n@method(stage='attention')\nclass M(Part): ...\n", "AttentionPolicy"),
+        ("from pkg.other import Part\n@method(stage='attention')\nclass M(Part): ...\n", "AttentionPolicy"),
+    ],
+)
+def test_a_kind_is_found_through_the_bases(tmp_path: Path, source: str, kind: str) -> None:
+    (tmp_path / "other.py").write_text(IMPORTS + "class Part(Evicting): ...\n")
+    path = tmp_path / "m.py"
+    path.write_text(source)
+    found = read_card(path, "pkg.m")
+    assert found is not None
+    assert found.kind == kind
+
+
+@pytest.mark.parametrize("base", ["", "(Unknown)", "(Part)"])
+def test_a_method_without_an_interface_is_refused_with_its_file(tmp_path: Path, base: str) -> None:
+    path = tmp_path / "m.py"
+    path.write_text(f"class Part: ...\n@method(stage='decode')\nclass M{base}: ...\n")
+    with pytest.raises(SpecError, match=r"m\.py=.*is not valid: expected a class whose bases lead to an interface"):
+        read_card(path, "pkg.m")
+
+
+def test_kinds_are_those_of_the_classes() -> None:
+    for name in names():
+        if name != "sample_gadget":
+            bases = [base for base in registry.get(name).__mro__[1:] if "stage" in vars(base)]
+            assert card(name).kind in [base.__name__ for base in bases], name
 
 
 def test_unknown_card_suggests() -> None:

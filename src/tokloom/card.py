@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tokloom.errors import SpecError
+
 SECTIONS = ("Paper", "Formula", "Shapes", "Effect", "Differs")
 
 _PAPER = re.compile(r"(?:P(?P<number>\d+)\. )?(?P<title>.+?)\.? arXiv:(?P<arxiv>\d{4}\.\d{4,5})", re.S)
@@ -31,7 +33,7 @@ class Card:
     """What a method says of itself.
 
     `paper` is its number in the catalogue (None for a baseline or a paper outside it), `arxiv`
-    its arXiv id, `kind` the interface that it implements (the name of its last base class).
+    its arXiv id, `kind` the interface that it implements, found through its base classes.
     """
 
     name: str
@@ -94,39 +96,92 @@ def _default_source(node: ast.expr | None) -> str | None:
     return ast.unparse(node) if node is not None else None
 
 
-def _all_options(node: ast.ClassDef, tree: ast.Module) -> tuple[Option, ...]:
-    """The options of a class, after those of bases that it imports; its own take the place of a base's."""
-    found: dict[str, Option] = {}
-    imported = {
-        alias.asname or alias.name: (item.module, alias.name)
-        for item in tree.body
-        if isinstance(item, ast.ImportFrom) and item.module and not item.level
-        for alias in item.names
-    }
-    for base in node.bases:
-        module, name = imported.get(ast.unparse(base), ("", ""))
-        for inherited, whole in _base(module, name):
-            found |= {option.name: option for option in _all_options(inherited, whole)}
-    found |= {option.name: option for option in _options(node)}
-    return tuple(found.values())
+@dataclass(frozen=True)
+class _Source:
+    """A parsed file, and the module that it is."""
+
+    path: Path
+    module: str
+
+    @property
+    def tree(self) -> ast.Module:
+        return _parsed(self.path)
+
+    def classes(self) -> dict[str, ast.ClassDef]:
+        return {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
+
+    def imports(self) -> dict[str, tuple[str, str]]:
+        """The module and the name there, "" for a module as a whole, of every name that is imported."""
+        found: dict[str, tuple[str, str]] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.asname: (alias.name, "") for alias in node.names if alias.asname}
+            elif isinstance(node, ast.ImportFrom):
+                package = self.module.split(".")
+                if self.path.name == "__init__.py":
+                    package.append("__init__")
+                before = package[: -node.level] if node.level else []
+                module = ".".join([*before, *([node.module] if node.module else [])])
+                found |= {alias.asname or alias.name: (module, alias.name) for alias in node.names}
+        return found
+
+    def other(self, module: str) -> _Source | None:
+        """Another module of this one's package, or of tokloom."""
+        package, *rest = module.split(".")
+        root = Path(__file__).parent
+        if package != "tokloom":
+            if package != self.module.split(".")[0]:
+                return None
+            up = self.module.count(".") - (self.path.name != "__init__.py")
+            root = self.path.parents[up] if up >= 0 else self.path.parent
+        for path in (root.joinpath(*rest).with_suffix(".py"), root.joinpath(*rest, "__init__.py")):
+            if path.is_file():
+                return _Source(path, module)
+        return None
+
+    def find(self, name: str) -> tuple[ast.ClassDef, _Source] | None:
+        """The class that is called so in this file, wherever it is defined."""
+        if name in self.classes():
+            return self.classes()[name], self
+        head, _, attribute = name.partition(".")
+        module, imported = self.imports().get(head, ("", ""))
+        if attribute:  # policy.AttentionPolicy
+            module, imported = f"{module}.{imported}".rstrip("."), attribute
+        source = self.other(module) if module and imported else None
+        return source.find(imported) if source is not None and source.path != self.path else None
+
+    def bases(self, node: ast.ClassDef) -> list[tuple[ast.ClassDef, _Source]]:
+        """Definitions of the bases, those that can be found."""
+        found = [self.find(ast.unparse(base)) for base in node.bases]
+        return [base for base in found if base is not None]
 
 
 @cache
-def _base(module: str, name: str) -> list[tuple[ast.ClassDef, ast.Module]]:
-    """The definition of a base class in this package, if it is one whose fields are options."""
-    if module == "tokloom":  # one of the names that it exports
-        import tokloom
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
-        module = tokloom._EXPORTS.get(name, "")
-    package, _, path = module.partition(".")
-    if package != "tokloom":
-        return []
-    tree = ast.parse((Path(__file__).parent / (path.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
-    return [
-        (node, tree)
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == name and "dataclass" in map(_called, node.decorator_list)
-    ]
+
+def _interface(node: ast.ClassDef, source: _Source) -> str | None:
+    """The interface that a class derives from: the class whose body says its `stage`. Of several, that of the last
+    base."""
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "stage":
+            return node.name
+    for base, where in reversed(source.bases(node)):
+        found = _interface(base, where)
+        if found is not None:
+            return found
+    return None
+
+
+def _all_options(node: ast.ClassDef, source: _Source) -> tuple[Option, ...]:
+    """The options of a class, after those of bases whose fields are options; its own take the place of a base's."""
+    found: dict[str, Option] = {}
+    for base, where in source.bases(node):
+        if "dataclass" in map(_called, base.decorator_list):
+            found |= {option.name: option for option in _all_options(base, where)}
+    found |= {option.name: option for option in _options(node)}
+    return tuple(found.values())
 
 
 def _called(decorator: ast.expr) -> str:
@@ -160,29 +215,41 @@ def _sections(docstring: str) -> tuple[str, dict[str, str]]:
 
 
 def read_card(path: Path, module: str) -> Card | None:
-    """The card of the method in a source file; None if the file declares no method."""
-    source = path.read_text(encoding="utf-8")
-    if "method(" not in source:
+    """The card of the method in a source file; None if the file declares no method.
+
+    Raises SpecError if the method derives from no interface that can be found.
+    """
+    if "method(" not in path.read_text(encoding="utf-8"):
         return None
-    tree = ast.parse(source)
+    source = _Source(path, module)
+    tree = source.tree
     found = _method_class(tree)
     if found is None:
         return None
     node, stage = found
+    kind = _interface(node, source)
+    if kind is None:
+        bases = ", ".join(ast.unparse(base) for base in node.bases) or "nothing"
+        raise SpecError(
+            f"the method in {path}",
+            f"class {node.name}, derived from {bases}",
+            "a class whose bases lead to an interface, such as AttentionPolicy or Drafter",
+            "Name the interface as the last base, imported from tokloom.",
+        )
     summary, sections = _sections(ast.get_docstring(tree) or ast.get_docstring(node) or "")
     paper = " ".join(sections.get("Paper", "").split())
     match = _PAPER.match(paper)
     return Card(
         name=module.rpartition(".")[2],
         stage=stage,
-        kind=ast.unparse(node.bases[-1]).rpartition(".")[2] if node.bases else "",
+        kind=kind,
         summary=summary,
         paper=int(match["number"]) if match and match["number"] else None,
         arxiv=match["arxiv"] if match else None,
         title=match["title"] if match else paper,
         effect=" ".join(sections.get("Effect", "").split()),
         sections=sections,
-        options=_all_options(node, tree),
+        options=_all_options(node, source),
         module=module,
         path=str(path),
     )

@@ -18,11 +18,11 @@ def test_lists_every_method_on_one_line_each(run: Run) -> None:
     lines = done.out.splitlines()[2:]
     assert len(lines) == len(registry.cards())
     for line, card in zip(lines, registry.cards().values(), strict=True):
-        stage, name, paper, arxiv, effect = line.split(maxsplit=4)
-        assert (stage, name) == (card.stage, card.name)
+        stage, name, kind, paper, arxiv, summary = line.split(maxsplit=5)
+        assert (stage, name, kind) == (card.stage, card.name, card.kind)
         assert paper == (f"P{card.paper}" if card.paper else "-")
         assert arxiv == (card.arxiv or "-")
-        assert effect
+        assert " ".join(card.summary.split()).startswith(summary.rstrip())
 
 
 @pytest.mark.parametrize("stage", ["attention", "decode", "context"])

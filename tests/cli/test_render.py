@@ -166,22 +166,22 @@ def test_method_card_shows_all_of_it() -> None:
 
 
 def test_one_line_is_the_first_sentence() -> None:
-    assert render.one_line(card()) == "The bytes fall to 12.5 percent."
-    assert render.one_line(card(effect="")) == "Keeps [what] matters."
-    assert render.one_line(card(effect="no stop")) == "No stop"
+    assert render.one_line(card()) == "Keeps [what] matters."
+    assert render.one_line(card(summary="kNN keeps 12.5 percent. More here.")) == "kNN keeps 12.5 percent."
+    assert render.one_line(card(summary="no stop")) == "no stop"
 
 
 def test_methods_stand_under_their_stages_on_a_terminal() -> None:
-    cards = [card(), card(name="other", effect="word " * 60 + "."), card(name="third", stage="decode")]
+    cards = [card(), card(name="other", summary="word " * 60 + "."), card(name="third", stage="decode")]
     lines = text_of(render.method_table(cards, lines=False), 80).splitlines()
     assert lines[2] == "attention"
-    assert lines[3].split()[:3] == ["keeper", "P76", "2306.14048"]
+    assert lines[3].split()[:3] == ["keeper", "AttentionPolicy", "P76"]
     assert lines.index("decode") > 8
     assert max(map(len, lines)) <= 80
 
 
 def test_methods_take_one_line_each_in_a_pipe() -> None:
-    cards = [card(), card(name="other", effect="word " * 60 + ".")]
+    cards = [card(), card(name="other", summary="word " * 60 + ".")]
     lines = text_of(render.method_table(cards, lines=True), 10_000).splitlines()
     assert [line.split()[:2] for line in lines[2:]] == [["attention", "keeper"], ["attention", "other"]]
 

@@ -18,6 +18,8 @@ from tokloom.registry import method
 class Gadget:
     """An interface of the tests' own."""
 
+    stage: ClassVar[str] = "decode"
+
 
 @method(stage="decode")
 class Sample(Gadget):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, Field
@@ -24,6 +24,8 @@ class Evicting(AttentionPolicy):
     Memory is bounded by the budget and one chunk. Nothing is dropped between two evictions, so that a draft tree
     attends to the very slots that single steps would.
     """
+
+    example: ClassVar[dict[str, Any]] = {"budget": 24, "interval": 4}
 
     budget: int = Field(default=512, ge=2)
     """Slots kept per KV head."""

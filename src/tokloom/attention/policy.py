@@ -52,6 +52,8 @@ class AttentionPolicy:
     needs: ClassVar[tuple[str, ...]] = ()
 
     _hookless: ClassVar[bool] = True
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -71,6 +71,7 @@ def read_documents(paths: list[str]) -> list[Document]:
     return [document for path in paths for document in read(path)]
 
 
+@o.takes_components(documents=True)
 def ask(
     arguments: Annotated[
         list[str] | None,
@@ -90,18 +91,10 @@ def ask(
     offload: o.Offload = None,
     device: o.Device = None,
     threads: o.Threads = None,
-    context: o.Context = "context_bubble",
+    *,
+    components: dict[str, str | None],
     budget: o.Budget = None,
-    attention: o.Attention = "dense",
-    predictor: o.Predictor = None,
-    rope: o.Rope = None,
-    drafter: o.Drafter = None,
     drafter_state: o.DrafterState = None,
-    denoiser: o.Denoiser = None,
-    search: o.Search = None,
-    verifier: o.Verifier = None,
-    denoising_cache: o.DenoisingCache = None,
-    constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
     regex: o.Regex = None,
@@ -131,7 +124,7 @@ def ask(
         seed=seed,
         stop=stop,
     )
-    rule = o.constraint(constraint, choices, schema, regex, grammar, strip=True)
+    rule = o.constraint(components.pop("constraint"), choices, schema, regex, grammar, strip=True)
     engine_options = o.engine_options(
         model=model,
         dtype=dtype,
@@ -139,16 +132,8 @@ def ask(
         kv=kv,
         offload=offload,
         device=device,
-        attention=attention,
-        predictor=predictor,
-        rope=rope,
-        drafter=drafter,
         drafter_state=drafter_state,
-        denoiser=denoiser,
-        search=search,
-        verifier=verifier,
-        denoising_cache=denoising_cache,
-        context=o.with_budget(context, budget),
+        **{**components, "context": o.with_budget(components["context"], budget)},
     )
 
     from tokloom.cli import answer, output

@@ -16,8 +16,6 @@ from tokloom.atomic import check_writable
 from tokloom.cli import options as o
 from tokloom.errors import ArgumentError, UsageError
 
-_FIXED = "The same for all rows"
-
 
 @dataclass(frozen=True)
 class Whole:
@@ -54,6 +52,7 @@ def integers(name: str, text: str | None) -> list[int] | None:
         raise ArgumentError(name, text, "integers separated by commas", f"For example: {name} 128,256,512.") from None
 
 
+@o.takes_components(fixed=True)
 def compare(
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="context, attention or decode.", show_default=False)],
     methods: Annotated[
@@ -90,11 +89,8 @@ def compare(
     offload: o.Offload = None,
     device: o.Device = None,
     threads: o.Threads = None,
-    context: Annotated[str | None, typer.Option("--context", help="A spec.", rich_help_panel=_FIXED)] = None,
-    attention: Annotated[str | None, typer.Option("--attention", help="A spec.", rich_help_panel=_FIXED)] = None,
-    predictor: Annotated[str | None, typer.Option("--predictor", help="A spec.", rich_help_panel=_FIXED)] = None,
-    rope: Annotated[str | None, typer.Option("--rope", help="A spec.", rich_help_panel=_FIXED)] = None,
-    drafter: Annotated[str | None, typer.Option("--drafter", help="A spec.", rich_help_panel=_FIXED)] = None,
+    *,
+    components: dict[str, str | None],
 ) -> None:
     """Run methods side by side: quality and cost, each with its difference to the first.
 
@@ -113,14 +109,7 @@ def compare(
         missing = "--methods" if methods is None else "--tasks"
         raise UsageError(f"{missing} is missing. See: tokloom methods {stage if methods is None else 'evaluate'}.")
 
-    given: dict[str, Any] = {
-        "context": context,
-        "attention": attention,
-        "rope": rope,
-        "predictor": predictor,
-        "drafter": drafter,
-    }
-    fixed = {name: spec for name, spec in given.items() if spec is not None}
+    fixed: dict[str, Any] = {name: spec for name, spec in components.items() if spec is not None}
     loading: dict[str, Any] = {"dtype": dtype, "device": device, "weights": weights}
     o.engine_options(model=model, kv=kv, offload=offload, **loading, **fixed)
     if kv is not None:

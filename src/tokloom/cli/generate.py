@@ -29,6 +29,7 @@ def read_prompt(prompt: str | None, stdin: TextIO | None) -> str:
     return prompt
 
 
+@o.takes_components()
 def generate(
     prompt: Annotated[
         str | None, typer.Argument(help="The text to continue; - reads stdin.", show_default=False)
@@ -44,16 +45,9 @@ def generate(
     offload: o.Offload = None,
     device: o.Device = None,
     threads: o.Threads = None,
-    attention: o.Attention = "dense",
-    predictor: o.Predictor = None,
-    rope: o.Rope = None,
-    drafter: o.Drafter = None,
+    *,
+    components: dict[str, str | None],
     drafter_state: o.DrafterState = None,
-    denoiser: o.Denoiser = None,
-    search: o.Search = None,
-    verifier: o.Verifier = None,
-    denoising_cache: o.DenoisingCache = None,
-    constraint: o.ConstraintSpec = None,
     choices: o.Choices = None,
     schema: o.Schema = None,
     regex: o.Regex = None,
@@ -80,7 +74,7 @@ def generate(
         stop=stop,
     )
     as_chat = chat or system is not None
-    rule = o.constraint(constraint, choices, schema, regex, grammar, strip=as_chat)
+    rule = o.constraint(components.pop("constraint"), choices, schema, regex, grammar, strip=as_chat)
     engine_options = o.engine_options(
         model=model,
         dtype=dtype,
@@ -88,15 +82,8 @@ def generate(
         weights=weights,
         kv=kv,
         offload=offload,
-        attention=attention,
-        predictor=predictor,
-        drafter=drafter,
         drafter_state=drafter_state,
-        rope=rope,
-        denoiser=denoiser,
-        search=search,
-        verifier=verifier,
-        denoising_cache=denoising_cache,
+        **components,
     )
 
     from tokloom.cli import answer, output

@@ -52,7 +52,8 @@ def heatmap(
     from tokloom.compare.heatmap import write_heatmap
     from tokloom.compare.placement import contenders, with_controls
     from tokloom.engine.request import Sampling
-    from tokloom.methods.evaluate.needle import Needle
+    from tokloom.evaluate.task import Task
+    from tokloom.registry import make
 
     if threads is not None:
         import torch
@@ -61,7 +62,8 @@ def heatmap(
     rows = with_controls("attention", contenders("attention", specs, [budget]))
     loaded = tokloom.load(model, dtype=dtype, device=device, weights=weights)
     if prompt is None:
-        example = next(Needle(length=length, depths=(0.5,)).examples(loaded))
+        needle = make("needle", {"length": length, "depths": (0.5,)}, Task, "task")
+        example = next(needle.examples(loaded))
         prompt, continuation = example.prompt or "", f" {example.answers[0]}."
     elif continuation is None:
         engine = tokloom.Engine(loaded, kv=kv)

@@ -16,7 +16,7 @@ def methods(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """List the methods with their papers and effects, or show one in full."""
+    """List the methods with their kinds and papers and what they are, or show one in full."""
     from tokloom import registry
     from tokloom.cli import output, render
 

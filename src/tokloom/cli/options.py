@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, get_type_hints
 
 import typer
 
 from tokloom.atomic import check_writable
+from tokloom.engine.components import KINDS
 from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError
 
@@ -19,6 +22,7 @@ _MODEL = "Model"
 _METHODS = "Methods (specs: name or name:key=value,...; see tokloom methods)"
 _SAMPLING = "Sampling"
 _OUTPUT = "Output"
+_FIXED = "The same for all rows"
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Bundled model, folder, GGUF file or hub id.", rich_help_panel=_MODEL)
@@ -54,45 +58,11 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", rich
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; torch's default if not given.", rich_help_panel=_MODEL)
 ]
-Context = Annotated[
-    str, typer.Option("--context", help="How passages are chosen from the documents.", rich_help_panel=_METHODS)
-]
 Budget = Annotated[
     int | None,
     typer.Option(
         help="Most tokens of the whole prompt: template, question and passages. Overrides the context spec's.",
         rich_help_panel=_METHODS,
-    ),
-]
-Attention = Annotated[
-    str,
-    typer.Option("--attention", help="Which keys and values are kept and attended to.", rich_help_panel=_METHODS),
-]
-Predictor = Annotated[
-    str | None,
-    typer.Option(
-        "--predictor", help="Changes what the next-token distribution is; the model's own if not given.",
-        rich_help_panel=_METHODS,
-    ),
-]  # fmt: skip
-Rope = Annotated[
-    str | None,
-    typer.Option(
-        "--rope", help="How rotary positions are stretched beyond the trained window.", rich_help_panel=_METHODS
-    ),
-]
-Search = Annotated[
-    str | None,
-    typer.Option("--search", help="The output is chosen among several, found by a search.", rich_help_panel=_METHODS),
-]
-Verifier = Annotated[
-    str | None,
-    typer.Option("--verifier", help="What the search chooses by.", rich_help_panel=_METHODS),
-]
-Drafter = Annotated[
-    str | None,
-    typer.Option(
-        "--drafter", help="Drafts tokens for one pass to verify; changes speed, not text.", rich_help_panel=_METHODS
     ),
 ]
 DrafterState = Annotated[
@@ -102,18 +72,6 @@ DrafterState = Annotated[
         rich_help_panel=_METHODS,
     ),
 ]  # fmt: skip
-Denoiser = Annotated[
-    str | None,
-    typer.Option(
-        "--denoiser", help="Which masked tokens a diffusion model fills in in a pass.", rich_help_panel=_METHODS
-    ),
-]
-DenoisingCache = Annotated[
-    str | None,
-    typer.Option(
-        "--denoising-cache", help="What a diffusion model need not read again in a pass.", rich_help_panel=_METHODS
-    ),
-]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of the answer.", rich_help_panel=_SAMPLING)]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=_SAMPLING)]
 TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 is off.", rich_help_panel=_SAMPLING)]
@@ -128,9 +86,6 @@ Seed = Annotated[int | None, typer.Option(help="The same seed gives the same tex
 Stop = Annotated[
     list[str] | None,
     typer.Option("--stop", help="End before this string; may be given several times.", rich_help_panel=_SAMPLING),
-]
-ConstraintSpec = Annotated[
-    str | None, typer.Option("--constraint", help="Which tokens may come next.", rich_help_panel=_METHODS)
 ]
 Choices = Annotated[
     str | None,
@@ -154,6 +109,55 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object with the answer and the ledger.", rich_help_panel=_OUTPUT)
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer only.", rich_help_panel=_OUTPUT)]
+
+_AFTER = {"budget": "context", "drafter_state": "drafter"}
+"""Options that stand right after that of a kind of component."""
+
+
+def takes_components(
+    *, documents: bool = False, fixed: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option for each kind of component, in place of its parameter `components`, which is called
+    with a dict of them: the spec, or None, by the name of the kind.
+
+    documents: also for those that choose from documents; they come first, as on a request's way.
+    fixed: for those that a comparison has in all its rows, documents or not, none of them with a default.
+    """
+    kinds = [kind for kind in KINDS if (kind.fixed if fixed else documents or not kind.documents)]
+    kinds.sort(key=lambda kind: not kind.documents)
+
+    def of(name: str, default: str | None, text: str) -> inspect.Parameter:
+        option = typer.Option(f"--{name.replace('_', '-')}", help=text, rich_help_panel=_FIXED if fixed else _METHODS)
+        kind: Any = Annotated[str if default is not None else str | None, option]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in inspect.signature(command).parameters.items()
+        ]
+        beside = {_AFTER[parameter.name]: parameter for parameter in own if parameter.name in _AFTER}
+        shown: list[inspect.Parameter] = []
+        for parameter in own:
+            if parameter.name == "components":
+                for kind in kinds:
+                    shown.append(of(kind.name, *((None, "A spec.") if fixed else (kind.default, kind.help))))
+                    shown.extend([beside[kind.name]] if kind.name in beside else [])
+            elif parameter.name not in _AFTER:
+                shown.append(parameter)
+
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            specs = {kind.name: given.pop(kind.name, None if fixed else kind.default) for kind in kinds}
+            command(components=specs, **given)
+
+        wrapper.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        return wrapper
+
+    return decorate
+
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -191,27 +195,26 @@ def constraint(
     if choices is not None:
         return _choices(choices, strip=strip)
     if schema is not None:
-        from tokloom.methods.decode.json_schema import JsonSchema
-
-        return JsonSchema(path=schema)
+        return _made("json_schema", path=schema)
     if regex is not None:
-        from tokloom.methods.decode.regex import Regex
-
-        return Regex(pattern=regex)
+        return _made("regex", pattern=regex)
     if grammar is not None:
-        from tokloom.methods.decode.grammar import ContextFree
-
-        return ContextFree(path=grammar)
+        return _made("grammar", path=grammar)
     return spec
+
+
+def _made(name: str, **options: Any) -> Constraint:
+    from tokloom.decode.constraint import Constraint
+    from tokloom.registry import make
+
+    return make(name, options, Constraint, "constraint")
 
 
 def _choices(choices: str, *, strip: bool) -> Constraint:
     texts = tuple(part.strip() if strip else part for part in choices.split(","))
     if not all(part.strip() for part in texts):
         raise ArgumentError("--choices", choices, "texts separated by commas", "For example: --choices yes,no.")
-    from tokloom.methods.decode.choices import Choices
-
-    return Choices(options=texts)
+    return _made("choices", options=texts)
 
 
 def sampling(
@@ -236,9 +239,9 @@ def sampling(
     )
 
 
-def with_budget(spec: str, budget: int | None) -> str:
+def with_budget(spec: str | None, budget: int | None) -> str | None:
     """The context spec with its budget replaced."""
-    if budget is None:
+    if spec is None or budget is None:
         return spec
     from tokloom.spec import format_spec, parse_spec
 

@@ -197,24 +197,24 @@ def paper(card: Card) -> str:
 
 
 def one_line(card: Card) -> str:
-    """The first sentence of what the method does for the user, in one line."""
-    text = " ".join((card.effect or card.summary).split())
+    """What the method is: the first sentence of its card, in one line."""
+    text = " ".join(card.summary.split())
     sentence = re.match(r".+?[.!?](?=\s+[A-Z]|$)", text)
-    return sentence_case(sentence[0] if sentence else text)
+    return sentence[0] if sentence else text
 
 
 def method_table(cards: Iterable[Card], *, lines: bool) -> RenderableType:
-    """All methods with paper and effect.
+    """All methods with kind, paper and what they are.
 
     `lines` gives one line a method that begins with its stage, for pipes; else the stages are
-    headings and the effects wrapped, for a terminal.
+    headings and the sentences wrapped, for a terminal.
     """
-    heads = [("method", "left"), ("paper", "left"), ("arXiv", "left")]
+    heads = [("method", "left"), ("kind", "left"), ("paper", "left"), ("arXiv", "left")]
     table = _plain_table(*([("stage", "left")] if lines else []), *heads)
-    table.add_column("effect", no_wrap=lines)
+    table.add_column("what it is", no_wrap=lines)
     stage = ""
     for card in cards:
-        cells = (Text(card.name), paper(card), card.arxiv or "-", Text(one_line(card)))
+        cells = (Text(card.name), Text(card.kind), paper(card), card.arxiv or "-", Text(one_line(card)))
         if lines:
             table.add_row(card.stage, *cells)
             continue

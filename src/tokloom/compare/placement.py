@@ -1,4 +1,4 @@
-"""Where in an engine a compared method goes. The only place that knows the interfaces by name."""
+"""Where in an engine a compared method goes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tokloom import registry
-from tokloom.attention.policy import AttentionPolicy
-from tokloom.context.selector import ContextSelector
-from tokloom.decode.constraint import Constraint
-from tokloom.decode.denoiser import Denoiser, DenoisingCache
 from tokloom.decode.draft_source import DraftSource
-from tokloom.decode.drafter import Drafter
-from tokloom.decode.prediction import Predictor
-from tokloom.decode.search import Search, Verifier
+from tokloom.engine.components import KINDS
 from tokloom.errors import ArgumentError, SpecError, UnknownNameError
 from tokloom.evaluate.peer import Peer, PeerEngine
-from tokloom.models.rotary_scaling import RotaryScaling
 from tokloom.spec import format_spec, parse_spec
 
 if TYPE_CHECKING:
+    from tokloom.decode.constraint import Constraint
     from tokloom.engine.engine import Engine
     from tokloom.engine.request import Result, Score
     from tokloom.models.language_model import LanguageModel
@@ -29,21 +23,10 @@ if TYPE_CHECKING:
 PEER = "peer"
 """The place of other engines, which are rows of any stage."""
 
-PLACES: dict[type, str] = {
-    AttentionPolicy: "attention",
-    Predictor: "predictor",
-    RotaryScaling: "rope",
-    Drafter: "drafter",
-    Search: "search",
-    Denoiser: "denoiser",
-    DenoisingCache: "denoising_cache",
-    ContextSelector: "context",
-    Constraint: "constraint",
-    Peer: PEER,
-}
+PLACES: dict[type, str] = {kind.cls(): kind.name for kind in KINDS if kind.compared} | {Peer: PEER}
 """Which argument of `Engine`, or for a constraint of `Engine.generate`, takes a method of which interface."""
 
-PARTS: tuple[type, ...] = (DraftSource, Verifier)
+PARTS: tuple[type, ...] = (DraftSource, *(kind.cls() for kind in KINDS if not kind.compared))
 """Interfaces of what is only a part of other methods."""
 
 STAGES = ("context", "attention", "decode")
@@ -132,7 +115,7 @@ def _rows(stage: str, spec: str, budgets: list[int]) -> Iterable[Contender]:
     if not isinstance(spec, str):
         raise ArgumentError("methods", spec, 'specs like "name" or "name:key=value"')
     if stage == "decode" and spec == PLAIN:
-        yield Contender(PLAIN, PLAIN, None, PLACES[Drafter])
+        yield Contender(PLAIN, PLAIN, None, "drafter")
         return
     name, options = parse_spec(spec)
     card, cls = registry.card(name), registry.get(name)

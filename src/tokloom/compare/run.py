@@ -26,6 +26,7 @@ from tokloom.compare.placement import (
 )
 from tokloom.compare.records import Record, RecordFile
 from tokloom.context.selector import Document
+from tokloom.engine.components import KINDS
 from tokloom.engine.request import Sampling
 from tokloom.errors import ArgumentError, TokloomError
 from tokloom.evaluate.task import GIVES as TASK_GIVES
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 """Called as (cells finished, cells in all, what runs next) before each cell and once at the end."""
 
-ENGINE_PARTS = ("attention", "predictor", "rope", "drafter", "context", "kv", "offload", "prefill_chunk")
+ENGINE_PARTS = (*(kind.name for kind in KINDS if kind.fixed), "kv", "offload", "prefill_chunk")
 """Arguments of `Engine` that a comparison may fix for all its rows."""
 
 _WARM_UP = Document("warm-up.txt", "The quick brown fox jumps over the lazy dog. " * 8)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +122,9 @@ class ContextSelector(ABC):
     stage: ClassVar[str] = "context"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
+
     budget: int
 
     @abstractmethod

@@ -79,6 +79,8 @@ class Constraint(ABC):
     stage: ClassVar[str] = "decode"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def start(self, vocabulary: Vocabulary) -> Matcher:

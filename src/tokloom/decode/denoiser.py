@@ -66,6 +66,9 @@ class Denoiser(ABC):
     stage: ClassVar[str] = "decode"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
+
     block: int
     """Tokens that are denoised together."""
 
@@ -116,6 +119,8 @@ class DenoisingCache(ABC):
     stage: ClassVar[str] = "decode"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("keys",)
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def start(self, model: LanguageModel) -> Reading:

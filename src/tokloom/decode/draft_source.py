@@ -75,6 +75,8 @@ class DraftSource(ABC):
     stage: ClassVar[str] = "decode"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("logits", "tokens")
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def start(self, model: LanguageModel) -> SourceState:

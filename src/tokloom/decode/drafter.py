@@ -102,6 +102,8 @@ class Drafter(ABC):
     published: ClassVar[float | None] = None
     """Tokens a pass that others measured on Spec-Bench with Vicuna-7B, greedy; None if not known."""
     needs: ClassVar[tuple[str, ...]] = ("logits", "tokens")
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def start(self, model: LanguageModel) -> DraftState:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokloom.errors import CompositionError
 
@@ -108,6 +108,8 @@ class Predictor(ABC):
     stage: ClassVar[str] = "decode"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @property
     def unit(self) -> str:

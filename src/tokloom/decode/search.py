@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from tokloom.engine.branch import Branch
@@ -33,6 +33,8 @@ class Verifier(ABC):
     stage: ClassVar[str] = "decode"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def score(self, model: LanguageModel, candidates: Sequence[Candidate]) -> list[float]:
@@ -45,6 +47,8 @@ class Search(ABC):
     stage: ClassVar[str] = "decode"
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def run(self, root: Branch, judge: Callable[[Sequence[Branch]], list[float]]) -> Branch:

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tokloom import registry
-from tokloom.attention import policy as attention_policy
 from tokloom.attention.policy import AttentionPolicy
-from tokloom.context import selector
 from tokloom.context.selector import ContextSelector, Document
 from tokloom.decode.constraint import Constraint
 from tokloom.decode.denoiser import Denoiser, DenoisingCache
 from tokloom.decode.drafter import Drafter
-from tokloom.decode.prediction import GIVES as DECODE_GIVES
-from tokloom.decode.prediction import Prediction, Predictor, gives
+from tokloom.decode.prediction import Prediction, Predictor
 from tokloom.decode.search import Search, Verifier
+from tokloom.engine import components
 from tokloom.engine.denoising import DiffusionMode, denoise
 from tokloom.engine.documents import prompt_over
 from tokloom.engine.open_request import OpenRequest, Writer
@@ -113,17 +111,15 @@ class Engine:
             raise ArgumentError("prefix_bytes", prefix_bytes, "an integer >= 0")
         if kv is not None and kv not in PRECISIONS:
             raise ArgumentError("kv", kv, "one of " + ", ".join(PRECISIONS) + ", or None")
-        self.attention: AttentionPolicy = registry.build(attention, AttentionPolicy, "attention")
-        self.drafter: Drafter | None = None if drafter is None else registry.build(drafter, Drafter, "drafter")
-        self.context: ContextSelector = registry.build(context, ContextSelector, "context")
-        registry.check_needs(self.attention, attention_policy.GIVES)
-        registry.check_needs(self.context, selector.GIVES)
-        self.predictor: Predictor | None = (
-            None if predictor is None else registry.build(predictor, Predictor, "predictor")
-        )
-        for part in (self.drafter, self.predictor):
-            if part is not None:
-                registry.check_needs(part, gives(self.attention))
+        given = {"attention": attention, "predictor": predictor, "rope": rope, "drafter": drafter, "search": search,
+                 "context": context}  # fmt: skip
+        self._built = {name: components.build(name, part) for name, part in given.items()}
+        components.check(self._built)
+        self.attention: AttentionPolicy = self._built["attention"]
+        self.drafter: Drafter | None = self._built["drafter"]
+        self.context: ContextSelector = self._built["context"]
+        self.predictor: Predictor | None = self._built["predictor"]
+        self.search: Search | None = self._built["search"]
         for argument, path in (("drafter_state", drafter_state), ("offload", offload)):
             if path is not None and not isinstance(path, (str, PathLike)):
                 raise ArgumentError(argument, path, "a path, or None")
@@ -134,8 +130,8 @@ class Engine:
             self.model = model
         else:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
-        if rope is not None:
-            self.model = with_rotary(self.model, registry.build(rope, RotaryScaling, "rope"))
+        if self._built["rope"] is not None:
+            self.model = with_rotary(self.model, self._built["rope"])
         self.kv, self.prefill_chunk = kv, prefill_chunk
         self.offload = None if offload is None else Path(offload)
         if offload is not None:
@@ -143,7 +139,6 @@ class Engine:
             if self.model.device.type != "cpu":
                 raise ArgumentError("offload", str(offload), f"None for a model on {self.model.device}")
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
-        self.search = None if search is None else registry.build(search, Search, "search")
         self.verifier = verifier
         check_search(self.search, verifier)
         self.way = DiffusionMode.fitting(self.model, denoiser, denoising_cache)
@@ -330,9 +325,8 @@ class Engine:
         sampling = given_or(Sampling(), sampling)
         if (prompt is None) == (messages is None):
             raise ArgumentError("prompt and messages", (prompt, messages), "exactly one of the two")
-        rule = None if constraint is None else registry.build(constraint, Constraint, "constraint")
-        if rule is not None:
-            registry.check_needs(rule, DECODE_GIVES)
+        rule: Constraint | None = components.build("constraint", constraint)
+        components.check({"constraint": rule})
         prediction = self._predict(sampling.max_new_tokens, prefixes=prefixes)
         if self.way is not None:
             self.way.refuse(self.model, rule)
@@ -374,10 +368,9 @@ class Engine:
             )  # fmt: skip
 
     def _components(self, constraint: Constraint | None, documents: bool) -> dict[str, str]:
-        parts: dict[str, Any] = {
-            "attention": self.attention, "predictor": self.predictor, "drafter": self.drafter, "search": self.search,
-            "constraint": constraint,
-        }  # fmt: skip
+        built = {name: part for name, part in self._built.items() if not components.BY_NAME[name].documents}
+        rope = {"rope": self.model.rope}  # a loaded model may have its own; it stands first
+        parts: dict[str, Any] = {**rope, **built, **rope, "constraint": constraint}
         if self.way is not None:
             parts |= {"denoiser": self.way.denoiser, "denoising_cache": self.way.cache}
         if documents:
@@ -388,6 +381,5 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "weights": self.model.weights,
             **({"kv": self.kv} if self.kv is not None else {}),
-            **({"rope": registry.spec_of(self.model.rope)} if self.model.rope is not None else {}),
             **specs,
         }

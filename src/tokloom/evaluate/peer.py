@@ -42,6 +42,8 @@ class Peer(ABC):
 
     stage: ClassVar[str] = "evaluate"
     name: ClassVar[str]
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def start(self, model: LanguageModel) -> Session:

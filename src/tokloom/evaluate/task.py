@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from tokloom.context.selector import Document
@@ -56,6 +56,8 @@ class Task(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str]
     """The main metric: higher is better; the quality axis of a comparison."""
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     def parts(self) -> Sequence[Task]:
         """The tasks that a comparison shows in tables of their own, together all of this one; itself if it is one."""

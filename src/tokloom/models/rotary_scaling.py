@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +14,8 @@ class RotaryScaling(ABC):
 
     stage: ClassVar[str] = "attention"
     name: ClassVar[str]
+    example: ClassVar[dict[str, Any]] = {}
+    """Options with which a test can build it, and with which it has an effect on a short text."""
 
     @abstractmethod
     def window(self, trained: int) -> int:

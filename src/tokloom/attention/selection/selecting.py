@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, Field
@@ -62,6 +62,7 @@ class Selecting(AttentionPolicy):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("queries", "keys")
+    example: ClassVar[dict[str, Any]] = {"budget": 24, "sink": 2, "local": 8}
 
     budget: int = Field(default=256, ge=3)
     """Tokens that a query attends to per KV head, itself included."""

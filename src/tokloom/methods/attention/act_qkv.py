@@ -27,12 +27,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy, Calibration
+from tokloom.attention.policy import Calibration
 from tokloom.attention.selection.page_index import PageIndex, score_pages
 from tokloom.attention.selection.parts import (
     Picker,
@@ -136,8 +136,10 @@ def activation_bias(queries: torch.Tensor) -> torch.Tensor:
 
 
 @method(stage="attention")
-class ActQKV(Selecting, AttentionPolicy):
+class ActQKV(Selecting):
     """Probe queries, mean keys of blocks, a cut-off by layer; `budget` is the mean over the layers."""
+
+    example: ClassVar[dict[str, Any]] = {**Selecting.example, "block": 4}
 
     prompt: bool = Field(default=True)
     """Select in the prompt too, neighbouring rows together by their probe; else the prompt attends to everything."""

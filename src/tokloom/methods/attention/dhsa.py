@@ -20,12 +20,11 @@ Differs: the paper predicts boundaries by a trained network; here a chunk begins
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.parts import Scorer
 from tokloom.attention.selection.scores import Entries, Scores, Span, score_slots
 from tokloom.attention.selection.selecting import Selecting
@@ -148,8 +147,10 @@ class ChunkScores(Scorer):
 
 
 @method(stage="attention")
-class DHSA(Selecting, AttentionPolicy):
+class DHSA(Selecting):
     """Chunks found in the keys; top tokens by their chunks' scores, in the prompt too."""
+
+    example: ClassVar[dict[str, Any]] = {**Selecting.example, "longest": 5}
 
     local: int = Field(default=32, ge=2)
     """Last tokens, always attended; the query itself is one of them."""

@@ -25,14 +25,13 @@ Differs: no code was published, and only the abstract and its discussion were at
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch.nn.functional import normalize
 
 from tokloom.attention.eviction import Evicting, apportion, best, end_window, group_sum, observe_window
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -41,10 +40,11 @@ if TYPE_CHECKING:
 
 
 @method(stage="attention", renamed={"least": "min_share"})
-class EMS(Evicting, AttentionPolicy):
+class EMS(Evicting):
     """State in the layer: slot memories "score" (attention of all queries) and "votes" (of the last ones)."""
 
     needs: ClassVar[tuple[str, ...]] = ("attention_weights",)
+    example: ClassVar[dict[str, Any]] = {**Evicting.example, "window": 4}
 
     window: int = Field(default=16, ge=1)
     """Last queries that make the local score; as many newest slots are always kept."""

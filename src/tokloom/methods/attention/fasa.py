@@ -32,7 +32,6 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.calibration import REPEATED
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.page_index import PageIndex
 from tokloom.attention.selection.parts import Scorer
 from tokloom.attention.selection.scores import Scores, Span, scores_of_slots
@@ -124,7 +123,7 @@ def dominant(rated: torch.Tensor, chunks: int) -> torch.Tensor:
 
 
 @method(stage="attention")
-class FASA(Selecting, AttentionPolicy):
+class FASA(Selecting):
     """Scores over dominant frequency chunks, top-k."""
 
     chunks: int | None = Field(default=None, ge=1)

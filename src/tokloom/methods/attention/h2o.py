@@ -23,7 +23,6 @@ import torch
 from pydantic import Field
 
 from tokloom.attention.eviction import Evicting, best
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.registry import method
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @method(stage="attention")
-class H2O(Evicting, AttentionPolicy):
+class H2O(Evicting):
     """State in the layer: slot memory "score"."""
 
     needs: ClassVar[tuple[str, ...]] = ("attention_sums",)

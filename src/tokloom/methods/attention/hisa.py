@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from tokloom import registry
-from tokloom.attention.policy import AttentionPolicy, Calibration
+from tokloom.attention.policy import Calibration
 from tokloom.attention.selection.page_index import PageIndex, score_pages
 from tokloom.attention.selection.parts import Scorer, best_slots
 from tokloom.attention.selection.scores import Scores, Span
@@ -90,8 +90,10 @@ class Hierarchical(Scorer):
 
 
 @method(stage="attention")
-class HISA(Selecting, AttentionPolicy):
+class HISA(Selecting):
     """A filter of blocks before another scorer, top-k."""
+
+    example: ClassVar[dict[str, Any]] = {**Selecting.example, "block": 4}
 
     block: int = Field(default=8, ge=1)
     """Tokens in a block (128 in the paper, for contexts of 32k and more)."""

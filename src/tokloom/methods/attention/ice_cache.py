@@ -22,13 +22,12 @@ Differs: the paper clusters by a tree that keys are inserted into one by one. He
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from tokloom._core import Index
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.parts import Scorer
 from tokloom.attention.selection.scores import Entries, Scores, Span, score_slots
 from tokloom.attention.selection.selecting import Selecting
@@ -220,8 +219,10 @@ class PageScores(Scorer):
 
 
 @method(stage="attention")
-class IceCache(Selecting, AttentionPolicy):
+class IceCache(Selecting):
     """Pages of similar keys, chosen by their centroids for each KV head."""
+
+    example: ClassVar[dict[str, Any]] = {**Selecting.example, "page": 8, "batch": 16}
 
     page: int = Field(default=4, ge=1)
     """Tokens of a page."""

@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.key_scores import Source, index_by, scores_by
 from tokloom.attention.selection.page_index import PageIndex
 from tokloom.attention.selection.parts import Scorer, best_slots
@@ -91,8 +90,10 @@ class RoutedHeads(Scorer):
 
 
 @method(stage="attention")
-class MISA(Selecting, AttentionPolicy):
+class MISA(Selecting):
     """Scores of routed heads, top-k."""
+
+    example: ClassVar[dict[str, Any]] = {**Selecting.example, "block": 4}
 
     active: int = Field(default=3, ge=1)
     """Query heads that score; from the model's number on, all do."""

@@ -18,12 +18,11 @@ Differs: pages of 4 instead of 16. Slots belong to a KV head, so that its query 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.page_index import PageIndex, score_pages
 from tokloom.attention.selection.parts import Scorer
 from tokloom.attention.selection.scores import Scores, Span
@@ -64,8 +63,10 @@ class PageBounds(Scorer):
 
 
 @method(stage="attention")
-class Quest(Selecting, AttentionPolicy):
+class Quest(Selecting):
     """Bounds of pages, top-k pages."""
+
+    example: ClassVar[dict[str, Any]] = {**Selecting.example, "page": 8}
 
     page: int = Field(default=4, ge=1)
     """Tokens in a page (16 in the paper)."""

@@ -10,13 +10,12 @@ Effect: the control for methods that choose by attention: as many slots, as many
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from tokloom.attention.eviction import Evicting, best
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -37,8 +36,10 @@ def priorities(positions: torch.Tensor, seed: int, layer: int) -> torch.Tensor:
 
 
 @method(stage="attention")
-class RandomEviction(Evicting, AttentionPolicy):
+class RandomEviction(Evicting):
     """No state: priorities are computed from the positions."""
+
+    example: ClassVar[dict[str, Any]] = {**Evicting.example, "sink": 2}
 
     sink: int = Field(default=4, ge=0)
     """First tokens of the text that are always kept."""

@@ -26,14 +26,14 @@ Differs: the indexer works on rotated queries and keys, as the store has them, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from tokloom.attention.attend import attention_weights
 from tokloom.attention.calibration import REPEATED
-from tokloom.attention.policy import AttentionPolicy, Calibration
+from tokloom.attention.policy import Calibration
 from tokloom.attention.selection.page_index import PageIndex
 from tokloom.attention.selection.parts import Picker, Scorer
 from tokloom.attention.selection.scores import Scores, Span, scores_of_slots
@@ -165,8 +165,10 @@ def train(
 
 
 @method(stage="attention")
-class RTPurbo(Selecting, AttentionPolicy):
+class RTPurbo(Selecting):
     """Retrieval heads by a low-rank indexer and top-p, local heads by window."""
+
+    example: ClassVar[dict[str, Any]] = {**Selecting.example, "window": 4}
 
     dims: int | None = Field(default=None, ge=1)
     """Dimensions of the indexer; a quarter of head_dim if left out."""

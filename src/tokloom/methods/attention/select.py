@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.key_scores import KeyScores, Source
 from tokloom.attention.selection.parts import Scorer
 from tokloom.attention.selection.selecting import Selecting
@@ -21,7 +20,7 @@ from tokloom.registry import method
 
 
 @method(stage="attention")
-class Select(Selecting, AttentionPolicy):
+class Select(Selecting):
     """Exact top-k; each part exchangeable."""
 
     index: Source = Field(default="keys")

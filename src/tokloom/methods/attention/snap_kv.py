@@ -19,13 +19,12 @@ Differs: the paper compresses once, after the whole prompt, and then lets the ca
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from tokloom.attention.eviction import Evicting, apportion, best, end_window, observe_window
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -34,10 +33,11 @@ if TYPE_CHECKING:
 
 
 @method(stage="attention", renamed={"least": "min_share"})
-class SnapKV(Evicting, AttentionPolicy):
+class SnapKV(Evicting):
     """State in the layer: slot memory "votes"."""
 
     needs: ClassVar[tuple[str, ...]] = ("attention_weights",)
+    example: ClassVar[dict[str, Any]] = {**Evicting.example, "window": 4}
 
     window: int = Field(default=16, ge=1)
     """Last queries of a prompt chunk that vote; as many newest slots are always kept."""

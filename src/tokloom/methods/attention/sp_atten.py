@@ -33,7 +33,6 @@ from pydantic import Field
 
 from tokloom.attention.attend import MAX_WEIGHTS, attention_weights
 from tokloom.attention.eviction import Evicting, best
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.registry import method
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @method(stage="attention")
-class SpAtten(Evicting, AttentionPolicy):
+class SpAtten(Evicting):
     """State in the layer: slot memory "importance", note "heads" (which survive), carry "drawn".
 
     Layers tell later ones by position of the text: "importance" (of this pass), "alive" (the tokens that survive),

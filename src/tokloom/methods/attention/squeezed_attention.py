@@ -23,7 +23,7 @@ Differs: k-means starts from evenly spaced keys and runs 10 rounds. A KV head's 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +151,7 @@ class SqueezedAttention(AttentionPolicy):
     """State in the layer: notes "queries" (the last ones, until `prepare`) and "clusters" (after it)."""
 
     needs: ClassVar[tuple[str, ...]] = ("queries", "keys")
+    example: ClassVar[dict[str, Any]] = {"observed": 8}
 
     sparsity: float = Field(default=0.7, ge=0, lt=1)
     """Share of the context's keys that observed queries leave out, over all layers and heads; 0 is dense."""

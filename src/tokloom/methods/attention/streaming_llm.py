@@ -11,13 +11,12 @@ Differs: positions stay those of the text; the paper renumbers the kept ones, wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from tokloom.attention.eviction import Evicting
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -26,8 +25,10 @@ if TYPE_CHECKING:
 
 
 @method(stage="attention")
-class StreamingLLM(Evicting, AttentionPolicy):
+class StreamingLLM(Evicting):
     """No state."""
+
+    example: ClassVar[dict[str, Any]] = {**Evicting.example, "sink": 2}
 
     sink: int = Field(default=4, ge=0)
     """First tokens of the text that are always kept."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.parts import Picker, best_first, prefix, slots_of
 from tokloom.attention.selection.scores import Scores
 from tokloom.attention.selection.selecting import Selecting
@@ -44,7 +43,7 @@ class AboveThreshold(Picker):
 
 
 @method(stage="attention")
-class Threshold(Selecting, AttentionPolicy):
+class Threshold(Selecting):
     """Exact scores; the tokens above a threshold."""
 
     share: float = Field(default=0.001, ge=0, le=1)

@@ -33,7 +33,7 @@ from pydantic import Field
 
 from tokloom.attention.attend import attention_weights
 from tokloom.attention.calibration import REPEATED, distance
-from tokloom.attention.policy import AttentionPolicy, Calibration
+from tokloom.attention.policy import Calibration
 from tokloom.attention.selection.key_scores import KeyScores
 from tokloom.attention.selection.parts import Schedule, Scorer
 from tokloom.attention.selection.selecting import Selecting
@@ -151,7 +151,7 @@ def best_layers(met: list[list[float]], dense: int) -> tuple[int, ...]:
 
 
 @method(stage="attention")
-class TidalDecode(Selecting, AttentionPolicy):
+class TidalDecode(Selecting):
     """Selection in a few layers, handed on to the others."""
 
     layers: tuple[int, ...] = Field(default=())

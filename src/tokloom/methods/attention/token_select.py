@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.key_scores import KeyScores, Source
 from tokloom.attention.selection.parts import Schedule, Scorer
 from tokloom.attention.selection.selecting import Selecting
@@ -126,7 +125,7 @@ def _joined(earlier: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 
 
 @method(stage="attention")
-class TokenSelect(Selecting, AttentionPolicy):
+class TokenSelect(Selecting):
     """Exact scores, one vote of all heads, top-k, chosen anew when queries turn."""
 
     prompt: bool = Field(default=True)

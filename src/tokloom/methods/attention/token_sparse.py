@@ -19,7 +19,7 @@ Differs: the paper picks layers by the drift of hidden states, which a policy do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class TokenSparse(AttentionPolicy):
     """Queries, keys and values of chosen tokens only, in the layers that bear it."""
 
     needs: ClassVar[tuple[str, ...]] = ("queries", "keys")
+    example: ClassVar[dict[str, Any]] = {"window": 4}
 
     coverage: float = Field(default=0.99, gt=0, le=1)
     """Attention mass that the chosen tokens hold; 1 is dense."""

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.attention.selection.parts import Picker, best_first, prefix, slots_of
 from tokloom.attention.selection.scores import Scores
 from tokloom.attention.selection.selecting import Selecting
@@ -54,7 +53,7 @@ class Nucleus(Picker):
 
 
 @method(stage="attention")
-class TopP(Selecting, AttentionPolicy):
+class TopP(Selecting):
     """Exact scores; as many tokens as they need."""
 
     mass: float = Field(default=0.9, gt=0, le=1)

@@ -20,13 +20,12 @@ Differs: no code was published; written from the paper's Algorithm 1. Positions 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from tokloom.attention.eviction import Evicting, group_sum
-from tokloom.attention.policy import AttentionPolicy
 from tokloom.errors import SpecError
 from tokloom.registry import method
 
@@ -35,10 +34,11 @@ if TYPE_CHECKING:
 
 
 @method(stage="attention")
-class TreeKV(Evicting, AttentionPolicy):
+class TreeKV(Evicting):
     """State in the layer: slot memory "score"."""
 
     needs: ClassVar[tuple[str, ...]] = ("attention_weights",)
+    example: ClassVar[dict[str, Any]] = {**Evicting.example, "sink": 2}
 
     sink: int = Field(default=4, ge=0)
     """First tokens of the text that are always kept."""

@@ -16,7 +16,7 @@ Effect: every output is one of the options; tokens that leave no choice need no 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tokloom._core import ChoiceSet
 from tokloom.decode.constraint import Constraint, Matcher
@@ -34,6 +34,8 @@ _ENDED = -1
 @method(stage="decode")
 class Choices(Constraint):
     """Constrains the output to one of `options`."""
+
+    example: ClassVar[dict[str, Any]] = {"options": ("yes", "no")}
 
     options: tuple[str, ...] = ()
     """The strings, each as it is to stand in the output: with the space in front after a prompt that ends in a word."""

@@ -16,7 +16,7 @@ Effect: the paper claims up to 100 times the speed of earlier engines, next to n
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from tokloom.decode.constraint import Constraint
 from tokloom.errors import SpecError
@@ -29,6 +29,8 @@ from tokloom.registry import method
 @method(stage="decode")
 class ContextFree(GrammarConstraint, Constraint):
     """Constrains the output to a grammar's language."""
+
+    example: ClassVar[dict[str, Any]] = {"text": 'root ::= "a" root | "b"'}
 
     text: str | None = None
     """The grammar itself."""

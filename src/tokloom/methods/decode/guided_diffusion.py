@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -44,6 +44,8 @@ def loaded(name: str) -> LanguageModel:
 
 @method(stage="decode")
 class GuidedDiffusion(Denoiser):
+    example: ClassVar[dict[str, Any]] = {"guide": "guide"}
+
     guide: str
     """An autoregressive model of the same vocabulary: name, folder, GGUF file or hub id, as of `tokloom.load`."""
     tolerance: float = Field(default=1.0, gt=0, le=1)

@@ -16,7 +16,7 @@ Effect: the paper claims up to 100 times the speed of earlier engines, next to n
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tokloom.decode.constraint import Constraint
 from tokloom.errors import ArgumentError, SpecError
@@ -30,6 +30,8 @@ from tokloom.registry import method
 @method(stage="decode")
 class JsonSchema(GrammarConstraint, Constraint):
     """Constrains the output to JSON that `schema` allows."""
+
+    example: ClassVar[dict[str, Any]] = {"schema": {"type": "object"}}
 
     schema: Any = None
     """The schema: JSON data or text, or a type (pydantic model, dataclass, TypedDict, function), for `parsed` too."""

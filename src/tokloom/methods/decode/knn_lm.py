@@ -42,6 +42,7 @@ class KNNLM(Prepared, Predictor):
     """`tokloom prepare knn_lm:datastore=PATH FILE ...` builds the datastore."""
 
     needs: ClassVar[tuple[str, ...]] = ("logits", "hidden_states")
+    example: ClassVar[dict[str, Any]] = {"datastore": "datastore"}
 
     datastore: str = Field(min_length=1)
     """Directory of the datastore."""

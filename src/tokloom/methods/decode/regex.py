@@ -16,7 +16,7 @@ Effect: the paper claims up to 100 times the speed of earlier engines, next to n
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from tokloom.decode.constraint import Constraint
 from tokloom.errors import SpecError
@@ -29,6 +29,8 @@ from tokloom.registry import method
 @method(stage="decode")
 class Regex(GrammarConstraint, Constraint):
     """Constrains the output to what `pattern` matches."""
+
+    example: ClassVar[dict[str, Any]] = {"pattern": "[0-9]+"}
 
     pattern: str = ""
     """The regular expression; the whole output must match it."""

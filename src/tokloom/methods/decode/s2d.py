@@ -28,7 +28,7 @@ Differs: the paper trains its sub-models (Sorted fine-tuning of a separate draft
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ BINS = 10
 @method(stage="decode")
 class S2D(Prepared, Drafter):
     """`tokloom prepare s2d:exits=FILE TEXT ...` fits the exit heads."""
+
+    example: ClassVar[dict[str, Any]] = {"exits": "exits", "layers": (1,), "steps": 1}
 
     exits: str = Field(min_length=1)
     """File of the exit heads."""

@@ -17,7 +17,7 @@ Effect: the paper claims next to no cost beside the model; the test shows that e
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tokloom.decode.constraint import Constraint
 from tokloom.errors import ArgumentError, DocumentError, SpecError
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 @method(stage="decode")
 class StructuralTag(GrammarConstraint, Constraint):
     """Constrains the calls of tools in the output."""
+
+    example: ClassVar[dict[str, Any]] = {
+        "tools": [{"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}]
+    }
 
     tools: list[dict[str, Any]] | None = None
     """The tools, as the OpenAI API takes them."""

@@ -46,6 +46,7 @@ class SpecBench(Task):
     """Scores: same, agreement."""
 
     metric: ClassVar[str] = "same"
+    example: ClassVar[dict[str, Any]] = {"path": "question.jsonl"}
 
     path: str = ""
     """Spec-Bench's question.jsonl: lines with question_id, category and turns; 24 of its questions if not given."""
