@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from tokloom.context.words import terms
@@ -41,3 +43,24 @@ def test_text_without_spaces_is_cut_into_pairs() -> None:
 
 def test_a_text_without_words_has_no_terms() -> None:
     assert terms("... — !? the of") == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Übernachtung im Café", unicodedata.normalize("NFD", "Übernachtung im Café")),
+        ("office flow", "o\ufb03ce \ufb02ow"),
+        ("harbour 73", "ｈａｒｂｏｕｒ ７３"),
+        ("ガード", "ｶﾞｰﾄﾞ"),
+        ("Straße", "STRASSE"),
+        ("ΟΔΟΣ", "οδος"),
+        ("istanbul", "İstanbul"),
+        ("lighthouse", "light\u00adhouse"),
+        ("lighthouse", "light\u200bhouse\ufeff"),
+        ("한국어", unicodedata.normalize("NFD", "한국어")),
+        ("keeper's", "keeper\u02bcs"),
+    ],
+)
+def test_unicode_forms_of_a_word_meet(one: str, other: str) -> None:
+    assert one != other
+    assert terms(one) == terms(other) != []

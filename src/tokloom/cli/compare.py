@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,7 +134,7 @@ def compare(
 
         torch.set_num_threads(threads)
     screen = Console(stderr=True)
-    with progress.bar(screen) if screen.is_terminal else nullcontext() as told:
+    with progress.bar(screen) if screen.is_terminal else progress.lines(sys.stderr) as told:
         records = run.compare(stage, rows, evaluations, sizes, model, limit, path, told, engine=fixed, **loading)
     output.show(table.render(records, output.console().width))
     answered = sum(record.error is None for record in records)

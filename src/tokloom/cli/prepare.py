@@ -43,7 +43,7 @@ def prepare(
     built: Prepared = cls(**options)
     texts = [document.text for path in paths for document in read(path)]
     engine = answer.load_engine(loading, threads=threads, quiet=quiet or json)
-    with output.working("preparing", quiet=quiet or json) as say:
+    with output.working("preparing", quiet=quiet or json, lines=True) as say:
         figures = built.prepare(engine.model, texts, lambda what, done, total: say(f"{what} {done}/{total}"))
     if json:
         output.show_json({"method": registry.spec_of(built), **figures})

@@ -1,10 +1,11 @@
-"""Shows a comparison's progress with rich."""
+"""Shows a comparison's progress: a bar on a terminal, now and then a line in a pipe or file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,6 +14,26 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tokloom.compare.run import Progress as Told
+
+INTERVAL = 10.0
+"""Seconds between two lines at least."""
+
+
+@contextmanager
+def lines(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Iterator[Told]:
+    """Lines on `stream`: the first cell, one at most every 10 s, and the last; yields what `compare` takes."""
+    begun = clock()
+    shown: float | None = None
+
+    def told(done: int, total: int, what: str) -> None:
+        nonlocal shown
+        now = clock()
+        if shown is None or done == total or now - shown >= INTERVAL:
+            shown = now
+            stream.write(f"compare: {done:,} of {total:,}, {now - begun:.0f} s, {what}\n")
+            stream.flush()
+
+    yield told
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tokloom.context.selector import Section
+from tokloom.context.words import fold
 
 CONTENTS = "Contents"
 """Title of the section that holds a table of contents."""
@@ -59,7 +60,7 @@ class _Heading:
         """What a line of the table of contents and the heading itself have in common."""
         if self.kind in ("part", "chapter") and self.number is not None:
             return f"{self.title.split()[0].lower()} {self.number}"
-        return re.sub(r"\W+", " ", self.title).strip().lower()
+        return re.sub(r"\W+", " ", fold(self.title)).strip()
 
 
 def text_sections(text: str) -> tuple[Section, ...]:

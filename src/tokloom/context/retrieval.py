@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tokloom.context.embedding_cache import embed_cached
 from tokloom.context.selector import ContextRequest
 from tokloom.context.spans import Passage
-from tokloom.context.words import terms
+from tokloom.context.words import plain, terms
 
 Floats = npt.NDArray[np.float32]
 
@@ -97,7 +97,9 @@ def search(request: ContextRequest, index: Index, dense_candidates: int, prior: 
     vectors: dict[int, Floats] = {}
     if len(chosen):
         owners = [request.documents[index.passages[i].document].text for i in chosen]
-        question, rows = embed_cached(request.embed, request.question, [index.texts[i] for i in chosen], owners)
+        question, rows = embed_cached(
+            request.embed, plain(request.question), [plain(index.texts[i]) for i in chosen], owners
+        )  # fmt: skip
         dense[chosen] = _cosines(question, rows)
         vectors = {int(i): row for i, row in zip(chosen, rows, strict=True)}
     fused = reciprocal_rank_fusion([np.where(lexical > 0, lexical, np.nan), dense])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ _ABBREVIATIONS = frozenset(
 )
 _FEWEST = 8  # tokens below which a passage says nothing
 _SAMPLE = 512  # characters of one sample for the estimate of characters per token
+_WIDE_MARKS = "、，；：。！？｡､"  # punctuation without a space after it
 
 
 @dataclass(frozen=True)
@@ -182,15 +184,40 @@ def _pieces(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, 
 def _hard(text: str, start: int, end: int, limit: int) -> Iterator[tuple[int, int]]:
     """A long sentence as pieces of about the same length, cut after a clause if it can be, else between words.
 
-    Only where a run without white space is longer than `limit` is it cut within.
+    Only where a run without white space is longer than `limit` is it cut within, after a mark of punctuation of
+    scripts without spaces if it has one, else between characters.
     """
     while end - start > limit:
         aim = start + math.ceil((end - start) / math.ceil((end - start) / limit))
         gaps = [i for i in range(start + 1, start + limit + 1) if text[i].isspace()]
-        near = [i for i in gaps if i - start >= (aim - start) / 2] or gaps[-1:]
-        clauses = [i for i in near if text[i - 1] in ",;:—–-"]
-        at = min(clauses or near, key=lambda i: abs(i - aim), default=aim)
+        marks = [i for i in range(start + 1, start + limit + 1) if text[i - 1] in _WIDE_MARKS]
+        near = [i for i in (*gaps, *marks) if i - start >= (aim - start) / 2] or gaps[-1:]
+        clauses = [i for i in near if text[i - 1] in ",;:—–-" + _WIDE_MARKS]
+        whole = character_end(text, start, aim)  # of one character that is longer than the limit, a part
+        at = min(clauses or near, key=lambda i: abs(i - aim), default=whole if whole > start else aim)
         yield _trim(text, start, at)
         start, _ = _trim(text, at, end)
     if start < end:
         yield start, end
+
+
+def character_end(text: str, start: int, end: int) -> int:
+    """The last place at or before `end` that is not inside what a reader takes for one character; at least `start`."""
+    while start < end < len(text) and (_joins(text[end]) or text[end - 1] == "\u200d"):
+        end -= 1
+    return end
+
+
+def _joins(char: str) -> bool:
+    """It belongs to the character before: accents, vowel signs, joiners, variation selectors, tones of skin."""
+    return unicodedata.category(char) in ("Mn", "Mc", "Me") or char == "\u200d" or "\U0001f3fb" <= char <= "\U0001f3ff"
+
+
+def mark_before(text: str, first: int, end: int, start: int) -> int:
+    """Behind the last sentence in [first, end), or its last clause, if that costs at most an eighth of [start, end)."""
+    least = max(first + 1, end - (end - start) // 8)
+    for marks in ("。！？｡!?.…؟۔।", _WIDE_MARKS + ",;:"):
+        for at in range(end, least - 1, -1):
+            if text[at - 1] in marks or (text[at - 1] in "」』”’）" and text[at - 2 : at - 1] in marks):
+                return at
+    return end

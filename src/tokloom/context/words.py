@@ -1,8 +1,9 @@
-"""Words of a text as lexical retrieval sees them: lower case, without stop words, lightly stemmed."""
+"""Words of a text as lexical retrieval sees them: one Unicode form, case folded, no stop words, lightly stemmed."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
 # English stop words; question words are in it because they stand in nearly every question and say nothing of the topic.
@@ -19,13 +20,30 @@ STOP_WORDS = frozenset(
 # Chinese and Japanese are written without spaces: pairs of characters stand for their words.
 _IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]+|[^\W_{_IDEOGRAPHS}]+(?:['’][^\W_{_IDEOGRAPHS}]+)*")
+# Soft hyphens, zero-width characters, marks of direction, variation selectors: they are in a word, not of it.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]"
+)
 _VOWEL = re.compile(r"[aeiouy]")
+
+
+def plain(text: str) -> str:
+    """A text in one Unicode form (NFKC), without characters that nobody sees. Its offsets are not the text's."""
+    return text if text.isascii() else unicodedata.normalize("NFKC", _UNSEEN.sub("", text))
+
+
+def fold(text: str) -> str:
+    """A text so that forms of the same words are equal: one Unicode form, upper and lower case alike."""
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKC", plain(text).casefold())
+    return folded.replace("i\u0307", "i").replace("\u02bc", "'")  # the Turkish capital; an apostrophe that is a letter
 
 
 def terms(text: str) -> list[str]:
     """The content words of a text in order, with repeats."""
     found: list[str] = []
-    for word in _WORD.findall(text.lower()):
+    for word in _WORD.findall(fold(text)):
         if "\u3040" <= word[0] <= "\ufaff" and re.match(f"[{_IDEOGRAPHS}]", word):
             found += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
         elif word not in STOP_WORDS and (stem := _stem(word)) not in STOP_WORDS:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokloom.errors import ArgumentError, UnsupportedModelError
+from tokloom.tokenize.control import control_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,6 +37,7 @@ class Vocabulary:
     Attributes:
         size: as given; token ids are [0, size).
         special_ids: ids that stand for no text (end of text, roles of a chat); their bytes are b"".
+            With those that are not flagged special but have a control token's shape; see `tokloom.tokenize.control`.
         eos_ids: as given; they are special.
 
     Raises UnsupportedModelError if the tokenizer's decoder is not one whose bytes are known: the
@@ -47,7 +49,7 @@ class Vocabulary:
         added = backend.get_added_tokens_decoder()
         self.size = size
         self.eos_ids = frozenset(eos_ids)
-        special = {id for id, token in added.items() if token.special}
+        special = {id for id, token in added.items() if token.special} | control_ids(tokenizer)
         self.special_ids = frozenset(i for i in special | set(tokenizer.all_special_ids) | self.eos_ids if i < size)
         if outside := sorted(i for i in self.eos_ids if not 0 <= i < size):
             raise ArgumentError("eos_ids", outside, f"ids in [0, {size}), the width of the model's logits")

@@ -81,3 +81,48 @@ def test_refusals(tiny_llama: LanguageModel) -> None:
     wrong = tiny_llama.encode("seven")[0]
     with pytest.raises(ArgumentError, match="token="):
         ours(torch.tensor([[5, wrong]]), torch.zeros(1, tiny_llama.vocabulary.size))
+
+
+@pytest.mark.parametrize("prompts", [["one two"], ["one two", "nine"], ["nine", "nine"]])
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}, {"num_beams": 2}])
+def test_nothing_left_to_choose_is_an_error(
+    options: dict[str, object], prompts: list[str], tiny_llama: LanguageModel
+) -> None:
+    with pytest.raises(ArgumentError, match=r"only the end of the text.*min_new_tokens"):
+        outputs(tiny_llama, processor(tiny_llama), prompts, min_new_tokens=20, **options)
+
+
+def test_bad_words_and_suppressed_tokens_that_leave_nothing(tiny_llama: LanguageModel) -> None:
+    table = tiny_llama.vocabulary.token_bytes
+    firsts = [id for id, data in enumerate(table) if data and any(text.encode().startswith(data) for text in OPTIONS)]
+    for options in ({"suppress_tokens": firsts}, {"bad_words_ids": [[id] for id in firsts]}):
+        with pytest.raises(ArgumentError, match="no token that is left"):
+            outputs(tiny_llama, processor(tiny_llama), ["one two"], **options)
+
+
+def test_one_stuck_sequence_of_a_batch_is_an_error(tiny_llama: LanguageModel) -> None:
+    ours, size = processor(tiny_llama), tiny_llama.vocabulary.size
+    scores = torch.zeros(2, size)
+    scores[1] = float("-inf")
+    with pytest.raises(ArgumentError, match="logits_processor"):
+        ours(torch.tensor([[5, 6], [5, 7]]), scores)
+    with pytest.raises(ArgumentError, match="logits_processor"):
+        processor(tiny_llama)(torch.tensor([[5, 6], [5, 6]]), scores)
+    masked = processor(tiny_llama)(torch.tensor([[5, 6], [5, 6]]), scores - 10)  # as probabilities: of two beams
+    assert masked.isfinite().any(-1).tolist() == [True, False]
+
+
+def test_a_token_that_was_forced_on_one_of_a_batch_is_an_error(tiny_llama: LanguageModel) -> None:
+    ours, size = processor(tiny_llama), tiny_llama.vocabulary.size
+    ours(torch.tensor([[5, 6], [5, 7]]), torch.zeros(2, size))
+    right, wrong = tiny_llama.encode("four")[0], tiny_llama.encode("seven")[0]
+    with pytest.raises(ArgumentError, match="token="):
+        ours(torch.tensor([[5, 6, right], [5, 7, wrong]]), torch.zeros(2, size))
+
+
+def test_what_follows_an_end_is_finite_whatever_others_forbid(tiny_llama: LanguageModel) -> None:
+    ours, size = processor(tiny_llama), tiny_llama.vocabulary.size
+    prompt, output = [5, 6], [*tiny_llama.encode("four"), min(tiny_llama.eos_ids)]
+    ours(torch.tensor([prompt]), torch.zeros(1, size))
+    scores = torch.full((1, size), float("-inf"))
+    assert ours(torch.tensor([prompt + output]), scores).softmax(-1).isfinite().all()

@@ -34,3 +34,23 @@ def test_it_goes_on_in_the_next_document_and_says_what_is_left() -> None:
         (True, "one two"), (True, "three four"), (False, " five six"),
     ]  # fmt: skip
     assert selection.spans[1].citation == "b[0:10]"
+
+
+def test_it_is_cut_behind_a_sentence_near_the_end_of_what_fits() -> None:
+    text = "港の船は七時に出ます。" * 100
+    (span,) = Truncate().select(fakes.request("?", [Document("a", text)], 120, len)).spans
+    assert span.text == "港の船は七時に出ます。" * 10
+    (span,) = Truncate().select(fakes.request("?", [Document("a", "港" * 500)], 120, len)).spans
+    assert span.text == "港" * 116
+
+
+def test_a_first_word_that_does_not_fit_is_cut_but_no_later_one() -> None:
+    (span,) = Truncate().select(fakes.request("?", [Document("a", "internationalization " * 9)], 10, len)).spans
+    assert span.text == "intern"
+    (span,) = Truncate().select(fakes.request("?", [Document("a", "one internationalization " * 9)], 12, len)).spans
+    assert span.text == "one"
+
+
+def test_an_accent_stays_with_its_letter() -> None:
+    (span,) = Truncate().select(fakes.request("?", [Document("a", "e\u0301" * 200)], 45, len)).spans
+    assert span.text == "e\u0301" * 20

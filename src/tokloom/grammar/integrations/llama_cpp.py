@@ -87,7 +87,8 @@ class ConstraintLogitsProcessor:
             new output.
 
         Raises:
-            ArgumentError: a token of the output is forbidden (another processor forced it).
+            ArgumentError: a token of the output is forbidden (another processor forced it), or no token is left
+                (another processor or a bias forbids all that the constraint allows).
         """
         tokens: list[int] = input_ids.tolist()
         if self._prompt is None or tokens[: len(self._prompt)] != self._prompt:
@@ -95,4 +96,6 @@ class ConstraintLogitsProcessor:
             self._row = Row(self._first.fork(), self.vocabulary)
         self._row.follow(tokens[len(self._prompt) :])
         allowed = self._row.allowed(len(scores))
+        if not (scores[allowed] > -np.inf).any():
+            raise self._row.nothing_left()
         return np.where(allowed, scores, np.single("-inf"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokloom.decode.constraint import Matcher
-from tokloom.errors import GrammarError
+from tokloom.errors import ArgumentError, GrammarError
 from tokloom.tokenize.vocabulary import Vocabulary
 
 
@@ -78,3 +78,15 @@ class Row:
         if len(bits) >= width:
             return bits[:width]
         return np.concatenate([bits, np.zeros(width - len(bits), dtype=bool)])
+
+    def nothing_left(self) -> ArgumentError:
+        """The error for scores that are minus infinity for every token that the constraint allows."""
+        bits = np.unpackbits(self.mask().view(np.uint8), bitorder="little").view(bool)
+        only_end = set(np.flatnonzero(bits).tolist()) <= self._eos_ids
+        state = "only the end of the text" if only_end else "no token that is left"
+        return ArgumentError(
+            "logits_processor", f"another one forbids every token that the constraint allows after {self._known!r:.60}",
+            "scores that leave at least one of them",
+            f"The constraint allows {state} here. Look at min_new_tokens, min_length, bad_words_ids, suppress_tokens,"
+            " logit_bias and forced tokens.",
+        )  # fmt: skip

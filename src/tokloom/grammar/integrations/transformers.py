@@ -6,7 +6,7 @@ model.generate(**inputs, logits_processor=[processor])
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from tokloom.tokenize.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+_NO_MORE_THAN_ONE = 0.01
+"""Logarithm of a sum of probabilities, with room for rounding."""
 
 
 class ConstraintLogitsProcessor(LogitsProcessor):
@@ -62,27 +65,58 @@ class ConstraintLogitsProcessor(LogitsProcessor):
         """The scores (batch, vocabulary) with those of forbidden tokens at minus infinity.
 
         Raises:
-            ArgumentError: every sequence holds a forbidden token (another processor forced it).
+            ArgumentError: a sequence holds a forbidden token (another processor forced it), or no token is left for
+                it (another processor forbids all that the constraint allows, as `min_new_tokens` does with the end).
         """
         if self._prompt is None or not self._continues(input_ids):
             self._prompt = input_ids.clone()
             self._rows = [Row(self._first.fork(), self.vocabulary) for _ in range(len(input_ids))]
         outputs: list[list[int]] = input_ids[:, self._prompt.shape[1] :].tolist()
         width = scores.shape[-1]
-        allowed, refusals = [], []
-        for row, output in zip(self._rows, outputs, strict=True):
+        allowed: list[np.ndarray] = []
+        refusals: dict[int, ArgumentError] = {}
+        for i, (row, output) in enumerate(zip(self._rows, outputs, strict=True)):
             try:
                 row.follow(output)
                 allowed.append(row.allowed(width))
             except ArgumentError as error:
                 # Beam search fills up with forbidden tokens where fewer are allowed than it has beams. Such a beam
                 # has a score of minus infinity; all that is left for it is to end.
-                refusals.append(error)
+                refusals[i] = error
                 allowed.append(self._ends(width))
+        masked = scores.masked_fill(~torch.from_numpy(np.stack(allowed)).to(scores.device), float("-inf"))
+        stuck = {int(i) for i in (~(masked > float("-inf")).any(-1)).nonzero().flatten().tolist()}
+        # Beam search gives logarithms of probabilities, others logits: only a beam may have nothing left.
+        beams = bool(stuck) and bool((scores.float().logsumexp(-1) <= _NO_MORE_THAN_ONE).all())
+        self._check(refusals, stuck, beams=beams)
+        for i in stuck:
+            if i in refusals or self._rows[i].is_over:  # what follows an end is padding, whatever others forbid
+                masked[i, sorted(self.vocabulary.eos_ids)] = 0.0
+        return masked
+
+    def _check(self, refusals: Mapping[int, ArgumentError], stuck: Collection[int], *, beams: bool) -> None:
+        """Raises ArgumentError if a sequence can't go on; a beam, only with all others of its prompt.
+
+        Args:
+            refusals: by sequence, why its output is not one of the constraint.
+            stuck: sequences that every token is forbidden to.
+            beams: there is reason to take the sequences of a prompt for beams.
+        """
         if len(refusals) == len(self._rows):
-            raise refusals[0]
-        forbidden = ~torch.from_numpy(np.stack(allowed)).to(scores.device)
-        return scores.masked_fill(forbidden, float("-inf"))
+            raise refusals[min(refusals)]
+        if not refusals and not stuck:
+            return
+        prompt: Any = self._prompt
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, tokens in enumerate(prompt.tolist()):
+            groups.setdefault(tuple(tokens), []).append(i)
+        for group in groups.values():
+            if len(group) == 1 and group[0] in refusals:
+                raise refusals[group[0]]
+            live = [i for i in group if i not in refusals and not self._rows[i].is_over]
+            stopped = [i for i in live if i in stuck]
+            if stopped and (stopped == live or not beams):
+                raise self._rows[stopped[0]].nothing_left()
 
     def _ends(self, width: int) -> np.ndarray:
         ends = np.zeros(width, dtype=bool)

@@ -65,16 +65,22 @@ class ConstraintLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM 
                 self._rows[first] = replaced
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Sets the logits (batch, vocabulary) of forbidden tokens to minus infinity, in place."""
+        """Sets the logits (batch, vocabulary) of forbidden tokens to minus infinity, in place.
+
+        A request of which no token is left, because min_tokens, a bias or bad words forbid all that its constraint
+        allows, is given up with a message in the log.
+        """
         for index, (row, output) in list(self._rows.items()):
             try:
                 row.follow(output)
-                allowed = torch.from_numpy(row.allowed(logits.shape[-1]).copy())
+                allowed = torch.from_numpy(row.allowed(logits.shape[-1]).copy()).to(logits.device)
+                if not (logits[index][allowed] > float("-inf")).any():
+                    raise row.nothing_left()
             except TokloomError:  # one request must not stop the engine for the others
                 _LOG.exception("tokloom gives request %d of the batch up; its output is free from here", index)
                 del self._rows[index]
                 continue
-            logits[index].masked_fill_(~allowed.to(logits.device), float("-inf"))
+            logits[index].masked_fill_(~allowed, float("-inf"))
         return logits
 
     def _known_vocabulary(self) -> Vocabulary:

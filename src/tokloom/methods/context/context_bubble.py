@@ -160,13 +160,19 @@ class _Bubble:
 
     def grow(self) -> Selection:
         pool = self._pool
+        tried: list[_Candidate] = []
         while pool:
             best = max(range(len(pool)), key=lambda k: (self._gain(pool[k]), -pool[k].index))
             candidate = pool[best]
             if self._gain(candidate) <= self._options.min_gain:
                 break
-            pool.pop(best)
+            tried.append(pool.pop(best))
             self._consider(candidate)
+        if self._packer.is_empty and tried:
+            candidate = tried[0]
+            piece = self._packer.add_beginning(candidate.piece)
+            if piece is not None:
+                self._take(candidate, piece, f"{candidate.why}, cut to what fits")
         for candidate in pool:
             self._note(candidate, candidate.piece, False, f"gains no more than {self._options.min_gain:g}")
         for piece in self._packer.close():

@@ -2,7 +2,7 @@
 
 Paper: none (baseline)
 Formula: take passages by falling ``sum over BM25 and cosine of 1 / (60 + rank)`` while
-    ``tokens(rendering) <= budget``; stop at the first that does not fit.
+    ``tokens(rendering) <= budget``; stop at the first that does not fit (of the very first, its beginning).
 Shapes: scores are float32 (passages,), embeddings float32 (passages, dims).
 Effect: the usual way of retrieval-augmented generation, against which other selectors are measured. Nothing keeps it
     from taking the same content twice or from filling the prompt from one section.
@@ -16,7 +16,7 @@ import pydantic
 
 from tokloom.context import retrieval
 from tokloom.context.packing import Packer, Piece, everything
-from tokloom.context.selector import ContextRequest, ContextSelector, Decision, Selection
+from tokloom.context.selector import ContextRequest, ContextSelector, Decision, Selection, Span
 from tokloom.context.spans import passage_characters, passages
 from tokloom.registry import method
 
@@ -53,6 +53,11 @@ class TopK(ContextSelector):
             scores = {"fused": float(hits.fused[i]), "bm25": float(hits.lexical[i])}
             if i in hits.vectors:
                 scores["cosine"] = float(hits.dense[i])
+            cut = None if fits else packer.add_beginning(piece)
+            if cut is not None:
+                span = Span(request.documents[cut.document], cut.start, cut.end)
+                trace[cut] = Decision(span, True, f"rank {rank}, cut to what fits", scores)
+                break
             reason = f"rank {rank}" if fits else f"token budget: rank {rank} does not fit, retrieval stops here"
             trace[piece] = Decision(passage.span(request.documents), fits, reason, scores)
             if not fits:
