@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tokloom.errors import ArgumentError, ChatTemplateError
+from tokloom.tokenize.control import chat_control_tokens, text_backend
 from tokloom.tokenize.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ class LanguageModel:
         return Vocabulary(self.tokenizer, self._logits_width, self.eos_ids)
 
     @cached_property
+    def _controls(self) -> list[str]:
+        return chat_control_tokens(self.tokenizer)
+
+    @cached_property
+    def _text_backend(self) -> Any:
+        return text_backend(self.tokenizer, self._controls)
+
+    @cached_property
     def fused(self) -> FusedDecoder | None:
         """The model's layers in the C++ core, None if it runs through transformers' modules."""
         from tokloom.models.fused_decoder import fuse
@@ -161,6 +170,7 @@ class LanguageModel:
         tokens are special. Where no message has any, equal to `encode_prompt(chat(messages), chat=True)`.
         """
         with self._lock:
+            self.tokenizer.chat_control_tokens = self._controls
             ids = self._apply_template(messages, tokenize=True, return_dict=False, sanitize_control_tokens=True)
         return list(ids)
 
@@ -197,7 +207,7 @@ class LanguageModel:
     def _encode(self, text: str, *, parse: bool, add: bool) -> list[int]:
         if not isinstance(text, str):
             raise ArgumentError("text", text, "a str")
-        backend = self.tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer if parse else self._text_backend
         with self._lock:  # whether special tokens are recognised is state of the backend, not an argument
             backend.no_truncation()  # some tokenizer.json files ask for it
             backend.no_padding()
