@@ -215,9 +215,9 @@ def _joins(char: str) -> bool:
 
 def mark_before(text: str, first: int, end: int, start: int) -> int:
     """Behind the last sentence in [first, end), or its last clause, if that costs at most an eighth of [start, end)."""
-    least = max(first + 1, end - (end - start) // 8)
+    earliest = max(first + 1, end - (end - start) // 8)
     for marks in ("。！？｡!?.…؟۔।", _WIDE_MARKS + ",;:"):
-        for at in range(end, least - 1, -1):
+        for at in range(end, earliest - 1, -1):
             if text[at - 1] in marks or (text[at - 1] in "」』”’）" and text[at - 2 : at - 1] in marks):
                 return at
     return end

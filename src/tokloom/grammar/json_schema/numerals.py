@@ -278,7 +278,7 @@ def _multiples(multiple: Fraction) -> Automaton:
         """Equal for remainders with the same future. After `tens` or more further digits only the remainder by `odd`
         counts; before, the digits that complete it: the least number of them, -1 if none does."""
         completing = [-rest * 10**digits % modulus for digits in range(tens)]
-        return rest % odd, *(least if least < 10**digits else -1 for digits, least in enumerate(completing))
+        return rest % odd, *(fewest if fewest < 10**digits else -1 for digits, fewest in enumerate(completing))
 
     futures = odd + sum(min(10**digits, modulus) // gcd(10**digits, modulus) + 1 for digits in range(tens))
     if futures * (places + 2) > STATES:
