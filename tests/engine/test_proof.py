@@ -94,3 +94,31 @@ def test_a_window_in_every_layer_and_a_policy_that_calibrates_are_refused(tiny_l
     model = model_of("mistral", tiny_llama, sliding_window=16)
     with pytest.raises(TokloomError, match="full attention"):
         Engine(model, attention="tidal_decode").generate("one", sampling=Sampling(max_new_tokens=2))
+
+
+def test_a_score_of_logits_that_are_not_numbers_is_refused(tiny_llama: LanguageModel) -> None:
+    model = model_of("llama", tiny_llama)
+    with torch.no_grad():
+        model.model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(LogitsError):
+        Engine(model).score("one", "two")
+
+
+@pytest.mark.parametrize("window", [8, 200])
+def test_a_window_that_only_the_mask_of_the_model_knows_is_refused_however_long(
+    window: int, tiny_llama: LanguageModel
+) -> None:
+    model = model_of(
+        "qwen2_moe", tiny_llama, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
+        shared_expert_intermediate_size=24, use_sliding_window=True, sliding_window=window, max_window_layers=1,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError):
+        Engine(model)
+
+
+def test_a_window_as_long_as_the_model_reads_hides_nothing(tiny_llama: LanguageModel) -> None:
+    model = model_of(
+        "qwen2_moe", tiny_llama, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
+        shared_expert_intermediate_size=24, use_sliding_window=True, sliding_window=256, max_window_layers=1,
+    )  # fmt: skip
+    assert len(Engine(model).generate("one two", sampling=Sampling(max_new_tokens=2)).tokens) in (1, 2)

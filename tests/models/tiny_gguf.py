@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ NAMES = {
 }
 
 
-def write_gguf(language_model: LanguageModel, path: Path) -> Path:
-    """`language_model` (a Llama with a byte-level tokenizer) as a float32 GGUF file at `path`."""
+def write_gguf(language_model: LanguageModel, path: Path, more: Callable[[Any], None] = lambda writer: None) -> Path:
+    """`language_model` (a Llama with a byte-level tokenizer) as a float32 GGUF file at `path`.
+
+    more: adds further metadata and tensors."""
     config, backend = language_model.model.config, language_model.tokenizer.backend_tokenizer
     writer: Any = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -66,6 +69,7 @@ def write_gguf(language_model: LanguageModel, path: Path) -> Path:
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             tensor = _interleave(tensor, heads)
         writer.add_tensor(stored, tensor.numpy())
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -22,6 +22,7 @@ from tokloom.decode.search import Search, Verifier
 from tokloom.engine import components
 from tokloom.engine.denoising import DiffusionMode, denoise
 from tokloom.engine.documents import prompt_over
+from tokloom.engine.forward import check_model
 from tokloom.engine.open_request import OpenRequest, Writer
 from tokloom.engine.prediction import PlainPrediction
 from tokloom.engine.prefix_cache import PrefixCache
@@ -81,6 +82,7 @@ class Engine:
     Raises:
         UnknownNameError, SpecError: a component that does not exist or is not valid.
         CompositionError: a component needs what its stage does not give.
+        UnsupportedModelError: the model's logits over the KV store would not be its own.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Engine:
             self.model = load(model, dtype=dtype, device=device, weights=weights)
         if self._built["rope"] is not None:
             self.model = with_rotary(self.model, self._built["rope"])
+        check_model(self.model)
         self.kv, self.prefill_chunk = kv, prefill_chunk
         self.offload = None if offload is None else Path(offload)
         if offload is not None:

@@ -43,7 +43,7 @@ def new_store(
             f"{model.name} has layers of type {', '.join(foreign)}; tokloom's KV store serves full_attention and "
             "sliding_attention layers."
         )
-    _check(model)
+    check_model(model)
     return KVStore(config.num_hidden_layers, policy, limit, precision, calibrated(model, policy), watch, memory)
 
 
@@ -51,13 +51,13 @@ def calibrated(model: LanguageModel, policy: AttentionPolicy) -> Calibration:
     """What the policy must know about the model; empty if it calibrates nothing."""
     if not policy.calibrates:
         return []
-    _check(model)
+    check_model(model)
     return calibration_of(model, policy, partial(forward, model))
 
 
-def _check(model: LanguageModel) -> None:
+def check_model(model: LanguageModel) -> None:
     """Has the model call tokloom's attention, and proves once that it still computes the same; the core's layers are
-    known to."""
+    known to. Raises UnsupportedModelError if it does not."""
     _use_own_attention(model)
     if model.proven or model.fused is not None or model.mask_id is not None:
         return

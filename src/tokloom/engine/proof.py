@@ -7,6 +7,7 @@ only its own mask knows. Its logits would then be another model's, with no error
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from tokloom.kv.step import Step
 from tokloom.kv.store import KVStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tokloom.models.language_model import LanguageModel
 
@@ -45,11 +46,16 @@ def prove(model: LanguageModel, run: Pass) -> None:
         model.model.set_attn_implementation("eager")  # the one that has all that a model may ask for
         alone = model.model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0].float()
     except Exception as error:  # whatever it is, it is the model's own and comes without tokloom
-        raise UnsupportedModelError(f"{model.name} can't read a plain text of {len(tokens)} tokens: {error}") from error
+        raise UnsupportedModelError(
+            f"{model.name} ({type(model.model).__name__}) can't read a plain text of {len(tokens)} tokens with "
+            f"weights={model.weights!r}: {type(error).__name__}: {error}. Some models reach into their linear layers; "
+            'load this one with weights="torch".'
+        ) from error
     finally:
         model.model.set_attn_implementation(own)
+    store = KVStore(model.model.config.get_text_config().num_hidden_layers, AttentionPolicy())
     try:
-        read = _read(model, tokens, run)
+        read = _read(model, store, tokens, run)
     except TokloomError:
         raise
     except Exception as error:
@@ -61,11 +67,19 @@ def prove(model: LanguageModel, run: Pass) -> None:
     worst = float((alone.log_softmax(-1) - read.log_softmax(-1)).abs().amax())
     bound = TOLERANCE.get(model.dtype, COARSE) * max(1.0, float(alone.std()))
     if alone.isfinite().all() and not worst <= bound:
+        found = f"log-probabilities differ by up to {worst:.3g}" if math.isfinite(worst) else "they are not numbers"
         raise UnsupportedModelError(
             f"{model.name} ({type(model.model).__name__}) does not give the same logits over tokloom's KV store as "
-            f"alone: log-probabilities differ by up to {worst:.3g}. It does something in its attention, masks or cache "
-            "that tokloom does not know. Use a model of another type."
+            f"alone: {found}. It does something in its attention, masks or cache that tokloom does not know. Use a "
+            "model of another type."
         )
+    for index, window in _hidden_windows(model, store):
+        if len(tokens) <= window < model.window:
+            raise UnsupportedModelError(
+                f"{model.name} ({type(model.model).__name__}) has a sliding window of {window} tokens in layer {index} "
+                "that only its own mask knows, so that tokloom's attention would not keep it. Use a model of another "
+                "type."
+            )
 
 
 def probe(model: LanguageModel) -> list[int]:
@@ -80,9 +94,24 @@ def probe(model: LanguageModel) -> list[int]:
     return [(7919 * i + 13) % rows for i in range(count)]
 
 
-def _read(model: LanguageModel, tokens: list[int], run: Pass) -> torch.Tensor:
+def _hidden_windows(model: LanguageModel, store: KVStore) -> Iterator[tuple[int, int]]:
+    """Layers that are to have a sliding window by the configuration, and did not tell the attention function of it."""
+    config = model.model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if not isinstance(window, int) or getattr(config, "use_sliding_window", True) is False:
+        return
+    kinds = getattr(config, "layer_types", None)
+    for layer in store.layers:
+        if layer.window is None and (kinds[layer.index] == "sliding_attention" if kinds else not _any_window(store)):
+            yield layer.index, window
+
+
+def _any_window(store: KVStore) -> bool:
+    return any(layer.window is not None for layer in store.layers)
+
+
+def _read(model: LanguageModel, store: KVStore, tokens: list[int], run: Pass) -> torch.Tensor:
     """Logits after each token, read in chunks of half, the rest but one, and one."""
-    store = KVStore(model.model.config.get_text_config().num_hidden_layers, AttentionPolicy())
     half = len(tokens) // 2
     parts = []
     for start, end in ((0, half), (half, len(tokens) - 1), (len(tokens) - 1, len(tokens))):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokloom.engine.open_request import account, prefill
 from tokloom.engine.request import Score
+from tokloom.engine.sampling import check_finite
 from tokloom.kv.store import Step
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ def teacher_forced(prediction: Prediction, tokens: Sequence[int], targets: Seque
     """The log-probability and rank of each target after the prompt's tokens, one a pass, as if they were generated.
 
     tokens: the prompt, in the model's tokens. targets: at least one, in the prediction's units.
+
+    Raises LogitsError if logits are NaN or infinite.
     """
     before = len(prediction.prompt(list(tokens)))
     device = prediction.host.model.device
@@ -25,6 +28,7 @@ def teacher_forced(prediction: Prediction, tokens: Sequence[int], targets: Seque
     logprobs, ranks = [], []
     with ledger.stage("decode", "teacher_forced") as row:
         for i, target in enumerate(targets):
+            check_finite(float(logits.max()))
             scores = logits.log_softmax(-1)
             logprobs.append(float(scores[target]))
             ranks.append(int((scores > scores[target]).sum()))

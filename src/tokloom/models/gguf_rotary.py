@@ -16,6 +16,10 @@ LLAMA3 = tuple(
 """The scalings of Llama 3.1 and 3.2, of which a file has only the factors that follow from them."""
 
 
+YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+"""Further keys of YaRN, with transformers' names."""
+
+
 def apply_scaling(name: str, file: Path, config: Any) -> None:
     """Sets `config.rope_parameters` by the file's metadata and its tensor of frequency factors.
 
@@ -28,15 +32,27 @@ def apply_scaling(name: str, file: Path, config: Any) -> None:
     said = {parts[2]: field.contents() for parts, field in split if parts[1]}
     parameters = getattr(config, "rope_parameters", None)
     kind = str(said.get("type", "none"))
+    for parts, field in ((key.partition(".rope.scale_linear"), field) for key, field in reader.fields.items()):
+        if parts[1] and float(field.contents()) != 1.0:  # what files said before there were types
+            kind, said = "linear", {"factor": field.contents()}
     if kind not in ("none", ""):
         factor, original = said.get("factor"), said.get("original_context_length")
-        if kind not in ("linear", "yarn") or not factor or parameters is None or "rope_type" not in parameters:
-            raise _refusal(name, f"rope.scaling.type = {kind!r}, factor {factor}")
+        known = {"type", "factor", "original_context_length", "finetuned", *(YARN if kind == "yarn" else ())}
+        strange = sorted(set(said) - known)
+        if (
+            kind not in ("linear", "yarn")
+            or not factor
+            or strange
+            or parameters is None
+            or "rope_type" not in parameters
+        ):
+            raise _refusal(name, f"rope.scaling with type {kind!r}, factor {factor} and {strange or 'nothing else'}")
         scaled: dict[str, Any] = {**parameters, "rope_type": kind, "factor": float(factor)}
         if kind == "yarn":
             scaled["original_max_position_embeddings"] = int(
                 original or round(config.max_position_embeddings / float(factor))
             )
+            scaled |= {ours: float(said[key]) for key, ours in YARN.items() if key in said}
         config.rope_parameters = scaled
     for tensor in reader.tensors:
         if tensor.name.startswith("rope_f"):  # rope_freqs.weight, rope_factors_long.weight, rope_factors_short.weight
