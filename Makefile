@@ -1,4 +1,5 @@
 # Everything runs in .venv, which `make setup` makes; a second run does only what changed.
+#   make new STAGE=attention NAME=my_method [KIND=Evicting]
 #   make setup | test | paper | sanitize | lint | format | demo | bench | docs | docs-check | size | clean
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ print(*project["build-system"]["requires"], *table["dependencies"], *table["opti
 endef
 export REQUIREMENTS
 
-.PHONY: setup test paper sanitize lint format demo bench docs docs-check size clean
+.PHONY: setup test paper sanitize lint format demo bench docs docs-check new size clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed
@@ -90,6 +91,12 @@ demo: setup
 
 bench: setup
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+# Both files of a new method.
+new: setup
+	$(BIN)/python tools/new_method.py STAGE=$(STAGE) NAME=$(NAME) KIND=$(KIND)
+	$(BIN)/ruff check --quiet --fix src/tokloom/methods/$(STAGE)/$(NAME).py tests/methods/$(STAGE)/test_$(NAME).py
+	$(BIN)/ruff format --quiet src/tokloom/methods/$(STAGE)/$(NAME).py tests/methods/$(STAGE)/test_$(NAME).py
 
 docs: setup
 	$(BIN)/python docs/generate.py
