@@ -59,6 +59,32 @@ def test_one_of_is_exactly_one():
         from_json_schema({"oneOf": [{"type": "string"}, {"type": "string"}]})
 
 
+def test_one_of_many_constants():
+    choices = [{"const": f"port-{i}", "title": f"Port {i}"} for i in range(900)]
+    schema = {"oneOf": [*choices, {"const": 1}, {"const": 1.0}, {"const": True}, {"enum": ["port-3", None]}]}
+    assert sort(schema, ["port-899", "port-3", "port-900", 1, True, None]) == ["port-899", True, None]
+    open_one = {"oneOf": [*choices, {"type": "string", "pattern": "^port-[0-9]$"}]}
+    assert sort(open_one, ["port-3", "port-30", "port-"]) == ["port-30"]
+
+
+def test_one_of_many_objects_with_a_tag():
+    def tagged(i):
+        properties = {"kind": {"$ref": f"#/$defs/k{i}"}, "size": {"type": "integer"}}
+        return {"type": "object", "properties": properties, "required": ["kind"]}
+
+    definitions = {f"k{i}": {"const": f"k{i}"} for i in range(700)} | {"k8": {"enum": ["k8", "k9"]}}
+    schema = {"$defs": definitions, "oneOf": [tagged(i) for i in range(700)]}
+    values = [{"kind": "k699", "size": 1}, {"kind": "k8"}, {"kind": "k9"}, {"kind": "k7", "size": ""}, {"size": 1}]
+    assert sort(schema, values) == [{"kind": "k699", "size": 1}, {"kind": "k8"}]
+
+
+def test_one_of_objects_of_which_one_has_no_tag():
+    tagged = [{"properties": {"kind": {"const": kind}}, "required": ["kind"]} for kind in "ab"]
+    schema = {"type": "object", "oneOf": [*tagged, {"required": ["size"]}]}
+    values = [{"kind": "a"}, {"kind": "a", "size": 1}, {"size": 1}, {"kind": "c", "size": 1}, {"kind": "c"}]
+    assert sort(schema, values) == [{"kind": "a"}, {"size": 1}, {"kind": "c", "size": 1}]
+
+
 def test_discriminated_unions():
     schema = {
         "oneOf": [

@@ -55,8 +55,30 @@ def test_characters_of_ranges(pairs, points):
             assert naive.matches(grammar, raw.encode()) == inside, hex(point)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": "a/b"},
+        {"enum": ["a/b", "c"]},
+        {"pattern": "^a/b$", "type": "string"},
+        {"type": "string", "maxLength": 3},
+    ],
+)
+def test_a_slash_may_be_escaped(schema):
+    assert accepts(schema, '"a/b"')
+    assert accepts(schema, r'"a\/b"')
+    assert not accepts(schema, r'"a\//b"')
+
+
+def test_a_slash_in_a_name_may_be_escaped_and_the_name_comes_once():
+    schema = {"properties": {"a/b": {"type": "integer"}}, "type": "object"}
+    assert accepts(schema, r'{"a\/b": 1}')
+    assert not accepts(schema, r'{"a\/b": "x"}')
+    assert not accepts(schema, r'{"a\/b": 1, "a/b": 1}')
+
+
 def test_what_is_no_json_string_is_not_spelled():
-    for text in ('"\n"', '"\\x"', '"\\u00"', '"a', '"\\ud800"', '"\\udc00\\ud800"', '"""', '"\\u0041"', '"\\/"'):
+    for text in ('"\n"', '"\\x"', '"\\u00"', '"a', '"\\ud800"', '"\\udc00\\ud800"', '"""', '"\\u0041"', '"\\u002f"'):
         assert not accepts({"type": "string"}, text), text
     assert accepts({"type": "string"}, '"\\u00E9\\uD83D\\ude00\\u001f"')
 

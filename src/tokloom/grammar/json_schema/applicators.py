@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokloom.errors import GrammarError
 from tokloom.grammar.json_schema.assertions import Present
 from tokloom.grammar.json_schema.document import Schema
+from tokloom.grammar.json_schema.keywords import checks
 from tokloom.grammar.json_schema.numerals import exact
 from tokloom.grammar.json_schema.shapes import (
     ANYTHING,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 _BRANCHES = 5
 """How many branches of an anyOf are tried in all combinations, where what they evaluate matters."""
+
+Constant: TypeAlias = tuple[str, Any]
+"""A value with the name of its type."""
 
 _HANDLED = (
     "enum const $ref $dynamicRef $recursiveRef allOf anyOf oneOf not if dependencies dependentSchemas"
@@ -140,7 +144,7 @@ def _one_of(schema: Schema, present: Present, forms: Forms) -> list[Shape]:
 
 def _exactly_one(nodes: list[Node], parts: list[list[Shape]], forms: Forms) -> list[Shape]:
     meeting: list[list[int]] = [[] for _ in nodes]
-    for left, right in combinations(range(len(nodes)), 2):
+    for left, right in _may_meet(parts):
         if forms.pruned(forms.common(parts[left], parts[right])):
             meeting[left].append(right)
             meeting[right].append(left)
@@ -151,6 +155,82 @@ def _exactly_one(nodes: list[Node], parts: list[list[Shape]], forms: Forms) -> l
             shapes = forms.tidy(forms.common(shapes, forms.expand(forms.negate(nodes[other]))))
         found += shapes
     return found
+
+
+def _may_meet(parts: list[list[Shape]]) -> list[tuple[int, int]]:
+    """The pairs of lists of shapes that may have a value in common, in order: not those that differ in a constant.
+
+    So the number of pairs stays small where branches are constants, or objects with a tag that tells them apart.
+    """
+    tag = _tag(parts)
+    holders: dict[Constant, list[int]] = {}
+    listed: dict[int, set[Constant]] = {}
+    for index, part in enumerate(parts):
+        constants: set[Constant] | None = set()
+        for shape in part:
+            these = _constants(shape, tag)
+            constants = None if these is None or constants is None else constants | these
+        if constants is not None:
+            listed[index] = constants
+            for constant in constants:
+                holders.setdefault(constant, []).append(index)
+    kinds = [{shape.kind for shape in part} for part in parts]
+    pairs = {pair for indices in holders.values() for pair in combinations(indices, 2)}
+    for index in range(len(parts)):
+        if index not in listed:
+            others = (other for other in range(len(parts)) if other != index and kinds[index] & kinds[other])
+            pairs |= {(min(index, other), max(index, other)) for other in others}
+    return sorted(pairs)
+
+
+def _tag(parts: list[list[Shape]]) -> str | None:
+    """The name of the property that is a constant in most of the objects, if there is one."""
+    found: dict[str, int] = {}
+    for part in parts:
+        for shape in part:
+            if isinstance(shape, ObjectShape):
+                for name in shape.required:
+                    if _constants_of(shape.properties.get(name, ANYTHING)) is not None:
+                        found[name] = found.get(name, 0) + 1
+    return max(sorted(found), key=found.__getitem__) if found else None
+
+
+def _constants(shape: Shape, tag: str | None) -> set[Constant] | None:
+    """Constants such that shapes without a common one have no value in common; None if none are known."""
+    match shape:
+        case NullShape():
+            return {("null", None)}
+        case BooleanShape(values):
+            return {("boolean", value) for value in values}
+        case StringShape(values=values) if values is not None:
+            return {("string", value) for value in values}
+        case NumberShape(low=low, high=high) if low is not None and low == high:
+            return {("number", low[0])}
+        case ObjectShape(properties, required) if tag is not None and tag in required:
+            tags = _constants_of(properties.get(tag, ANYTHING))
+            return None if tags is None else {("object", each) for each in tags}
+    return None
+
+
+def _constants_of(node: Node) -> set[Constant] | None:
+    """The constants that a const or enum of the node lists, if it lists no arrays and objects."""
+    for schema, positive in node:
+        if not positive or not isinstance(schema, Schema) or not isinstance(schema.value, dict):
+            continue
+        constrains = checks(schema.draft)
+        values = schema.value.get("enum")
+        if "const" in constrains and "const" in schema.value:
+            values = [schema.value["const"]]
+        if isinstance(values, list) and not any(isinstance(value, (list, dict)) for value in values):
+            return {_constant(value) for value in values}
+    return None
+
+
+def _constant(value: Any) -> Constant:
+    """A value as JSON compares it: 1 is 1.0, and true is no number."""
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        return "number", exact(value)
+    return type(value).__name__, value
 
 
 def _if(schema: Schema, present: Present, forms: Forms) -> list[Shape]:

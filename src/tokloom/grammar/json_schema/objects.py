@@ -31,7 +31,7 @@ from tokloom.grammar.json_schema.shapes import (
     known_names,
     languages,
 )
-from tokloom.grammar.json_schema.spelling import spell_text
+from tokloom.grammar.json_schema.spelling import is_plain, spell_text
 
 if TYPE_CHECKING:
     from tokloom.grammar.json_schema.compiler import Compiler
@@ -276,7 +276,7 @@ class _Sequence:
 
 
 def _key(name: str) -> Expression:
-    if name.isascii() and name.isprintable() and '"' not in name and "\\" not in name:
+    if is_plain(name):
         return Literal(f'"{name}"'.encode())
     return quoted(spell_text(name))
 

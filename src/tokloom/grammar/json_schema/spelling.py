@@ -5,10 +5,11 @@ makes is accepted, and no character has a spelling that only complicates masks:
 
     U+0020 and above, without " and \\      itself
     " \\ backspace, tab, line feed, form feed, carriage return      their short escapes
+    /                                      itself, or \\/
     other control characters               \\u00XX
     U+007F and above                       also \\uXXXX, as a pair of surrogates where needed, hex digits in either case
 
-So printable ASCII has one spelling (no \\/, no \\u0041). Lone surrogates are not text, and never produced.
+So printable ASCII but for / has one spelling (no \\u0041). Lone surrogates are not text, and never produced.
 
 Every spelling is of one text only: intersections and differences of texts are those of their spellings.
 """
@@ -32,7 +33,16 @@ from tokloom.grammar.expression import (
     Repeat,
 )
 
-_SHORT = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r", 0x22: b'\\"', 0x5C: b"\\\\"}
+_SHORT = {
+    0x08: b"\\b",
+    0x09: b"\\t",
+    0x0A: b"\\n",
+    0x0C: b"\\f",
+    0x0D: b"\\r",
+    0x22: b'\\"',
+    0x5C: b"\\\\",
+    0x2F: b"\\/",
+}
 _RAW: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0xD7FF), (0xE000, 0x10FFFF))
 _LONG: Ranges = ((0x00, 0x07), (0x0B, 0x0B), (0x0E, 0x1F), (0x7F, 0xD7FF), (0xE000, 0xFFFF))
 _PAIRS: Ranges = ((0x10000, 0x10FFFF),)
@@ -64,17 +74,22 @@ def spell(expression: Expression) -> Expression:
     raise TypeError(f"{type(expression).__name__} is not about text")
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text has only one spelling, itself."""
+    return text.isascii() and text.isprintable() and not any(character in text for character in '"\\/')
+
+
 def spell_text(text: str) -> Expression:
     """The spellings of one text."""
-    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+    if is_plain(text):
         return Literal(text.encode())
     items: list[Expression] = []
     plain = b""
     for character in text:
         point = ord(character)
-        if point in _SHORT:
+        if point in _SHORT and character != "/":
             plain += _SHORT[point]
-        elif 0x20 <= point < 0x7F:
+        elif 0x20 <= point < 0x7F and character != "/":
             plain += character.encode()
         else:
             if plain:

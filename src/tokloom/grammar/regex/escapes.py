@@ -13,9 +13,8 @@ from tokloom.grammar.regex.classes import (
     ASCII_SPACE,
     DIGITS,
     ECMA_SPACE,
-    PYTHON_SPACE,
     WORD,
-    known_property,
+    python_class,
 )
 from tokloom.grammar.regex.properties import characters
 
@@ -73,7 +72,7 @@ class CharacterReader:
     def _word(self) -> Ranges:
         if not self._python or self._flags.ascii_only:
             return WORD
-        return union(known_property("L"), known_property("N"), ranges("_"))
+        return python_class(r"\w")
 
     def _escaped_set(self) -> Ranges:
         """The set that an escape stands for; the place is behind the backslash."""
@@ -83,11 +82,11 @@ class CharacterReader:
         if lower in "dws":
             plain = not self._python or self._flags.ascii_only
             if lower == "d":
-                chars = DIGITS if plain else known_property("Nd")
+                chars = DIGITS if plain else python_class(r"\d")
             elif lower == "w":
                 chars = self._word()
             else:
-                chars = (ASCII_SPACE if self._python else ECMA_SPACE) if plain else PYTHON_SPACE
+                chars = (ASCII_SPACE if self._python else ECMA_SPACE) if plain else python_class(r"\s")
             return complement(chars) if char.isupper() else chars
         if lower == "p":
             return self._named_property(place, negative=char == "P")
