@@ -337,3 +337,10 @@ def test_prefill_and_steps_run_on_a_packed_model() -> None:
     from tokloom.kv.store import Step
 
     assert forward(model, store, [7], Step((35,), model.device), all_logits=True).shape == (1, model.vocabulary.size)
+
+
+@pytest.mark.parametrize("width", [32, 63, 65, 128])
+def test_inputs_of_another_width_are_refused_before_the_kernel_reads_them(width: int) -> None:
+    linear = PackedLinear(nn.Linear(64, 16), "fp32")
+    with pytest.raises(RuntimeError, match=f"inputs of {width} values"):
+        linear(torch.zeros(2, 3, width))

@@ -63,6 +63,9 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) to (..., out_features). Raises RuntimeError, as nn.Linear, for inputs of another width."""
+        if x.shape[-1] != self.in_features:  # the kernel would read, or write, past the end
+            raise RuntimeError(f"inputs of {x.shape[-1]} values for a linear layer that takes {self.in_features}")
         rows = x.to(torch.float32).contiguous()
         out = torch.empty((*x.shape[:-1], self.out_features), dtype=torch.float32)
         count = rows.numel() // self.in_features
